@@ -1,0 +1,275 @@
+"""What an operator may do, whichever door the wish comes through.
+
+Not a task of its own: each wish runs in its asker's task, and the metadata store's version checks keep two of
+them from overwriting each other. Always true: a wish that was answered is in force on this node.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import attrs
+import structlog
+
+from dduomq.actors.actor import Mailbox, Reply, ask
+from dduomq.actors.partition import Describe, PartitionState, Purge, Restore
+from dduomq.actors.router import AwaitTopic, Routes, TopicRoute
+from dduomq.cluster.image import (
+    PRODUCER_IDS,
+    TOPICS,
+    TopicRecord,
+    decode_topic,
+    decode_value,
+    encode_topic,
+    encode_value,
+)
+from dduomq.cluster.ports import Check, Del, MetadataConflict, MetadataStore, Put, Versioned
+from dduomq.errors import (
+    InvalidConfig,
+    InvalidPartitions,
+    InvalidReplicationFactor,
+    Overloaded,
+    TopicAlreadyExists,
+    UnknownTopicOrPartition,
+)
+from dduomq.ids import INTERNAL_PREFIX, check_topic_name
+from dduomq.limits import (
+    PARTITIONS_PER_NODE_MAX,
+    PARTITIONS_PER_TOPIC_MAX,
+    PRODUCER_ID_BLOCK,
+    TOPICS_AUTO_CREATED_PER_MINUTE,
+)
+from dduomq.log.settings import KEYS, TopicSettings
+from dduomq.ports import Clock, Rng
+
+PRODUCER_EPOCH_MAX = 32_766
+TRIES = 5
+ChangeTopic: TypeAlias = Callable[[TopicRecord], TopicRecord]
+
+
+@attrs.frozen
+class TopicDefaults:
+    """What a topic gets where its maker says nothing."""
+
+    partitions: int
+    auto_create: bool
+    config: Mapping[str, str]
+
+
+@attrs.frozen
+class ConfigValue:
+    key: str
+    value: str
+    is_default: bool
+    doc: str
+
+
+class Admin:
+    """Topics, their settings and records; producer identities."""
+
+    def __init__(
+        self,
+        *,
+        store: MetadataStore,
+        routes: Routes,
+        router: Mailbox,
+        clock: Clock,
+        rng: Rng,
+        defaults: TopicDefaults,
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._store = store
+        self._routes = routes
+        self._router = router
+        self._clock = clock
+        self._rng = rng
+        self._defaults = defaults
+        self._log = log
+        self._producer_ids = range(0)
+        self._auto_created: list[float] = []
+
+    # --- topics -------------------------------------------------------------------------------------
+
+    def settings_of(self, record: TopicRecord) -> TopicSettings:
+        """The settings in force: the topic's own over the node's defaults."""
+        settings = TopicSettings.from_config({**self._defaults.config, **record.config})
+        return settings.for_partitions(record.partitions)
+
+    def route(self, name: str) -> TopicRoute:
+        route = self._routes.table.get(name)
+        if route is None:
+            raise UnknownTopicOrPartition(f"there is no topic {name!r}")
+        return route
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int = 0,
+        replication: int = 0,
+        config: Mapping[str, str] | None = None,
+        validate_only: bool = False,
+    ) -> TopicRecord:
+        """Make a topic; 0 means the node's default.
+
+        Raises `InvalidTopic`, `TopicAlreadyExists`, `InvalidPartitions`, `InvalidReplicationFactor`,
+        `InvalidConfig`.
+        """
+        check_topic_name(name)
+        count = partitions or self._defaults.partitions
+        self._check_partitions(count, added=count)
+        if replication not in {0, -1, 1}:
+            raise InvalidReplicationFactor(f"{replication} replicas were asked for, this cluster has 1 node")
+        record = TopicRecord(name, self._new_id(), count, 1, dict(config or {}), self._clock.wall_ms())
+        self.settings_of(record)
+        if name in self._routes.table:
+            raise TopicAlreadyExists(f"topic {name!r} exists already")
+        if validate_only:
+            return record
+        try:
+            version = await self._store.txn([Check(record.key, 0), Put(record.key, encode_topic(record))])
+        except MetadataConflict:
+            raise TopicAlreadyExists(f"topic {name!r} exists already") from None
+        await self._await(name, version)
+        self._log.info("topic_created", topic=name, partitions=count, config=dict(record.config))
+        return record
+
+    async def create_on_use(self, name: str) -> TopicRecord:
+        """Make a topic because somebody sends to it or subscribes. Raises when that is turned off."""
+        if not self._defaults.auto_create or name.startswith(INTERNAL_PREFIX):
+            raise UnknownTopicOrPartition(f"there is no topic {name!r}, and topics are not made on first use here")
+        check_topic_name(name)
+        now = self._clock.monotonic()
+        self._auto_created = [at for at in self._auto_created if now - at < 60]
+        if len(self._auto_created) >= TOPICS_AUTO_CREATED_PER_MINUTE:
+            raise Overloaded(f"{TOPICS_AUTO_CREATED_PER_MINUTE} topics a minute are made on first use, not more")
+        self._auto_created.append(now)
+        try:
+            return await self.create_topic(name)
+        except TopicAlreadyExists:
+            held = await self._held(name)
+            await self._await(name, held.version)
+            return decode_topic(held.value)
+
+    async def delete_topic(self, name: str) -> None:
+        """Raises `UnknownTopicOrPartition`. Its records are gone for good."""
+        held = await self._held(name)
+        version = await self._store.txn([Check(held.key, held.version), Del(held.key)])
+        await self._await(name, version)
+        self._log.info("topic_deleted", topic=name)
+
+    async def add_partitions(self, name: str, total: int) -> TopicRecord:
+        """Raise the number of partitions to `total`; it never shrinks."""
+        record = self.route(name).record
+        if total <= record.partitions:
+            raise InvalidPartitions(f"topic {name!r} has {record.partitions} partitions; only more can be asked for")
+        self._check_partitions(total, added=total - record.partitions)
+        return await self._change(name, lambda held: attrs.evolve(held, partitions=total))
+
+    async def alter_topic(self, name: str, changes: Mapping[str, str | None]) -> TopicRecord:
+        """Set configuration keys, or with None put them back to their default. Raises `InvalidConfig`."""
+        unknown = [key for key in changes if key not in KEYS]
+        if unknown:
+            TopicSettings.from_config(dict.fromkeys(unknown, ""))
+        if "storage" in changes:
+            raise InvalidConfig("storage is chosen when a topic is made and can't be changed")
+
+        def change(held: TopicRecord) -> TopicRecord:
+            config = {key: value for key, value in {**held.config, **changes}.items() if value is not None}
+            changed = attrs.evolve(held, config=config)
+            self.settings_of(changed)
+            return changed
+
+        record = await self._change(name, change)
+        self._log.info("topic_changed", topic=name, config=dict(changes))
+        return record
+
+    def config_of(self, name: str) -> list[ConfigValue]:
+        """Every key with its value in force."""
+        record = self.route(name).record
+        values = {**self._defaults.config, **record.config}
+        return [
+            ConfigValue(key, values.get(key, entry.default), key not in record.config, entry.doc)
+            for key, entry in KEYS.items()
+        ]
+
+    async def describe(self, name: str) -> list[PartitionState]:
+        """The state of each partition, by number."""
+        return [
+            await ask(mailbox, lambda reply: Describe(reply=reply)) for mailbox in self.route(name).partitions
+        ]
+
+    # --- records ------------------------------------------------------------------------------------
+
+    async def delete_records(self, topic: str, partition: int, offset: int) -> int:
+        """Delete what is before `offset` (-1: everything consumers can see); the log's new start."""
+        mailbox = self._routes.partition(topic, partition)
+        start: int = await ask(mailbox, lambda reply: Purge(offset=offset, reply=reply))
+        self._log.info("records_deleted", topic=topic, partition=partition, log_start_offset=start)
+        return start
+
+    async def restore_log(self, topic: str, partition: int) -> None:
+        """Bring a log back that a disk failure took offline."""
+        mailbox = self._routes.partition(topic, partition)
+        await ask(mailbox, lambda reply: Restore(reply=reply))
+        self._log.info("log_restored", topic=topic, partition=partition)
+
+    # --- producers ----------------------------------------------------------------------------------
+
+    async def init_producer(self, producer_id: int, producer_epoch: int) -> tuple[int, int]:
+        """A new producer's (id, 0), or a known one's (id, next epoch)."""
+        if producer_id >= 0 and 0 <= producer_epoch < PRODUCER_EPOCH_MAX:
+            return producer_id, producer_epoch + 1
+        for _ in range(TRIES):
+            if self._producer_ids:
+                break
+            await self._take_producer_ids()
+        first, self._producer_ids = self._producer_ids[0], self._producer_ids[1:]
+        return first, 0
+
+    async def _take_producer_ids(self) -> None:
+        held = await self._store.get(PRODUCER_IDS)
+        first, version = (0, 0) if held is None else (decode_value(held.value), held.version)
+        assert isinstance(first, int)
+        end = first + PRODUCER_ID_BLOCK
+        try:
+            await self._store.txn([Check(PRODUCER_IDS, version), Put(PRODUCER_IDS, encode_value(end))])
+        except MetadataConflict:
+            return
+        self._producer_ids = range(first, end)
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _check_partitions(self, count: int, *, added: int) -> None:
+        if not 1 <= count <= PARTITIONS_PER_TOPIC_MAX:
+            raise InvalidPartitions(f"a topic has 1 to {PARTITIONS_PER_TOPIC_MAX} partitions, not {count}")
+        here = sum(len(route.partitions) for route in self._routes.table.values())
+        if here + added > PARTITIONS_PER_NODE_MAX:
+            raise InvalidPartitions(f"this node has {here} partitions of at most {PARTITIONS_PER_NODE_MAX}")
+
+    def _new_id(self) -> str:
+        return f"{self._rng.getrandbits(128):032x}"
+
+    async def _held(self, name: str) -> Versioned:
+        held = await self._store.get(TOPICS + name)
+        if held is None:
+            raise UnknownTopicOrPartition(f"there is no topic {name!r}")
+        return held
+
+    async def _change(self, name: str, change: ChangeTopic) -> TopicRecord:
+        for attempt in range(TRIES):
+            held = await self._held(name)
+            record = change(decode_topic(held.value))
+            try:
+                version = await self._store.txn([Check(held.key, held.version), Put(held.key, encode_topic(record))])
+            except MetadataConflict:
+                if attempt == TRIES - 1:
+                    raise
+                continue
+            await self._await(name, version)
+            return record
+        raise MetadataConflict
+
+    async def _await(self, name: str, version: int) -> None:
+        reply: Reply[None] = Reply()
+        await self._router.put(AwaitTopic(name=name, version=version, reply=reply))
+        await reply.wait()

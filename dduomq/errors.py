@@ -1,0 +1,276 @@
+"""Every error a user, a client or another node can meet.
+
+Always true: each class has one numeric `code`, the one that travels on the wire; Kafka's own number where
+Kafka has a word for it, 1000 and above where it has not. `retriable` says whether the same request may
+succeed later. `from_code` turns a number back into its class.
+"""
+
+from typing import ClassVar
+
+
+class DduomqError(Exception):
+    """Root of all errors dduomq raises on purpose; the text says what to do."""
+
+    code: ClassVar[int] = -1
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or type(self).__doc__ or type(self).__name__)
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class UnknownServerError(DduomqError):
+    """The broker met a condition it has no name for; its log has the details."""
+
+
+# --- start-up and use -------------------------------------------------------------------------------
+
+
+class ConfigError(DduomqError):
+    """The configuration can't be used as it is."""
+
+    code = 1100
+
+
+class DataDirError(ConfigError):
+    """The data directory can't be used: in use, of another version, or of another node."""
+
+    code = 1101
+
+
+class ListenError(ConfigError):
+    """An address can't be listened on."""
+
+    code = 1102
+
+
+class UsageError(DduomqError):
+    """The API was called in a way it can't work."""
+
+    code = 1103
+
+
+class InvariantBroken(DduomqError):
+    """A thing that is always true was not: a bug in dduomq. The actor restarts from its log."""
+
+    code = 1104
+
+
+# --- wire -------------------------------------------------------------------------------------------
+
+
+class WireError(DduomqError):
+    """Bytes that are not what the protocol says; the connection is closed."""
+
+    code = 42
+
+
+class FrameTooLarge(WireError):
+    """A frame announces more bytes than are allowed."""
+
+    code = 1001
+
+
+# --- requests ---------------------------------------------------------------------------------------
+
+
+class OffsetOutOfRange(DduomqError):
+    """The offset is before the first or after the last record of the partition."""
+
+    code = 1
+
+
+class CorruptMessage(DduomqError):
+    """The batch's checksum or shape is wrong."""
+
+    code = 2
+
+
+class UnknownTopicOrPartition(DduomqError):
+    """No such topic or partition; create it, or turn on auto-creation."""
+
+    code = 3
+    retriable = True
+
+
+class LeaderNotAvailable(DduomqError):
+    """The partition is being opened; try again."""
+
+    code = 5
+    retriable = True
+
+
+class NotLeader(DduomqError):
+    """This node does not lead the partition; ask for the metadata again."""
+
+    code = 6
+    retriable = True
+
+
+class RequestTimedOut(DduomqError):
+    """The request's time ran out before it was done."""
+
+    code = 7
+    retriable = True
+
+
+class MessageTooLarge(DduomqError):
+    """The record or batch is larger than the topic's max.message.bytes."""
+
+    code = 10
+
+
+class NetworkError(DduomqError):
+    """The connection broke, or could not be made."""
+
+    code = 13
+    retriable = True
+
+
+class InvalidTopic(DduomqError):
+    """The topic name is not allowed."""
+
+    code = 17
+
+
+class NotEnoughReplicas(DduomqError):
+    """Fewer replicas are in sync than min.insync.replicas asks for."""
+
+    code = 19
+    retriable = True
+
+
+class InvalidTimestamp(DduomqError):
+    """A record's timestamp is too far from the broker's clock."""
+
+    code = 32
+
+
+class UnsupportedVersion(DduomqError):
+    """The other side does not speak this version."""
+
+    code = 35
+
+
+class TopicAlreadyExists(DduomqError):
+    """A topic of this name exists."""
+
+    code = 36
+
+
+class InvalidPartitions(DduomqError):
+    """The number of partitions is not allowed."""
+
+    code = 37
+
+
+class InvalidReplicationFactor(DduomqError):
+    """More replicas are asked for than there are nodes."""
+
+    code = 38
+
+
+class InvalidConfig(DduomqError):
+    """A configuration key or value is not allowed."""
+
+    code = 40
+
+
+class InvalidRequest(DduomqError):
+    """The request makes no sense as it is."""
+
+    code = 42
+
+
+class OutOfOrderSequence(DduomqError):
+    """A producer's sequence number is not the next one: something before it is missing."""
+
+    code = 45
+
+
+class InvalidProducerEpoch(DduomqError):
+    """A newer instance of this producer has taken over."""
+
+    code = 47
+
+
+class StorageError(DduomqError):
+    """The disk failed; this log is offline on this node until an operator brings it back."""
+
+    code = 56
+    retriable = True
+
+
+class FencedLeaderEpoch(DduomqError):
+    """The client's view of the leader is older than the broker's; refresh the metadata."""
+
+    code = 74
+    retriable = True
+
+
+class UnknownLeaderEpoch(DduomqError):
+    """The client's view of the leader is newer than the broker's; try again."""
+
+    code = 75
+    retriable = True
+
+
+class InvalidRecord(DduomqError):
+    """A record can't be stored as it is."""
+
+    code = 87
+
+
+class CapacityReached(DduomqError):
+    """The bounded topic is full; consume, purge, or raise its capacity."""
+
+    code = 1002
+
+
+class Overloaded(DduomqError):
+    """The broker has as much in hand as it allows; try again after a moment."""
+
+    code = 1003
+    retriable = True
+
+
+class DiskFull(DduomqError):
+    """No space is left for the log; it stays readable. Free some space, then send again."""
+
+    code = 1004
+    retriable = True
+
+
+class OutcomeUnknown(DduomqError):
+    """The request left, and no answer came: it may have been carried out."""
+
+    code = 1005
+    retriable = True
+
+
+class NodeStopping(DduomqError):
+    """The node is shutting down; another try will find it, or its successor."""
+
+    code = 1006
+    retriable = True
+
+
+class Unauthorized(DduomqError):
+    """The principal may not do this."""
+
+    code = 29
+
+
+def _walk(root: type[DduomqError]) -> list[type[DduomqError]]:
+    return [root] + [cls for child in root.__subclasses__() for cls in _walk(child)]
+
+
+def from_code(code: int, message: str = "") -> DduomqError:
+    """The error that travelled as `code`; an unknown number becomes `UnknownServerError`."""
+    for cls in _walk(DduomqError):
+        if cls.code == code and cls is not DduomqError and cls is not WireError:
+            return cls(message)
+    return UnknownServerError(message or f"the broker answered with error {code}")

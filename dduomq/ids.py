@@ -1,0 +1,43 @@
+"""Names of things: what a topic may be called, and which partition is meant.
+
+Always true: a name that left `check_topic_name` is safe as a path component and as a Kafka topic name.
+"""
+
+import re
+
+import attrs
+
+from dduomq.errors import InvalidTopic
+
+TOPIC_NAME_MAX = 249
+INTERNAL_PREFIX = "__"
+_LEGAL = re.compile(r"[a-zA-Z0-9._-]+\Z")
+
+
+@attrs.frozen(slots=True)
+class TopicPartition:
+    """One partition of one topic; written `orders-3`."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
+def check_topic_name(name: str, *, internal: bool = False) -> str:
+    """Return `name`, or raise `InvalidTopic` that says what is wrong with it.
+
+    Names starting with `__` belong to the broker; only `internal=True` may make them.
+    """
+    if not name:
+        raise InvalidTopic("a topic name must not be empty")
+    if len(name) > TOPIC_NAME_MAX:
+        raise InvalidTopic(f"topic name has {len(name)} characters, {TOPIC_NAME_MAX} is the most")
+    if name in {".", ".."}:
+        raise InvalidTopic(f"a topic can't be called {name!r}")
+    if not _LEGAL.match(name):
+        raise InvalidTopic(f"topic name {name!r} may hold only letters, digits, '.', '_' and '-'")
+    if name.startswith(INTERNAL_PREFIX) and not internal:
+        raise InvalidTopic(f"topic name {name!r} is reserved: names starting with '__' are the broker's own")
+    return name

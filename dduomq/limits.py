@@ -1,0 +1,64 @@
+"""Every bound in one place. Nothing in dduomq grows past a number that stands here.
+
+Sizes are bytes, times milliseconds, unless the name says otherwise.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# wire
+FRAME_BYTES_MAX = 16 * MIB  # one request or answer; a client that wants more asks twice
+FRAME_BYTES_MAX_UNGREETED = 64 * KIB  # before `Hello` nothing larger is read
+LINE_BYTES_MAX = 64 * KIB  # line protocol
+CBOR_DEPTH_MAX = 16
+BATCH_BYTES_MAX = 1_048_588  # Kafka's default max.message.bytes, batch overhead included
+BATCH_BYTES_CEILING = 8 * MIB  # the most that a topic may allow itself: it must fit a frame
+RECORDS_PER_BATCH_MAX = 1_000_000
+HEADERS_PER_RECORD_MAX = 1_000
+DECOMPRESSED_BYTES_MAX = 64 * MIB  # one batch, on the client and wherever the broker must look
+PARTITIONS_PER_REQUEST_MAX = 10_000
+
+# connections
+CONNECTIONS_MAX = 10_000
+REQUESTS_IN_FLIGHT_MAX = 256  # per connection; then the broker stops reading from it
+IN_FLIGHT_BYTES_MAX = 256 * MIB  # request bytes held by the whole node
+SEND_BACKLOG_BYTES_MAX = 32 * MIB  # answers a client has not read yet; then it is cut off
+IDLE_TIMEOUT_MS = 600_000
+HELLO_TIMEOUT_MS = 10_000
+SEND_STALL_TIMEOUT_MS = 60_000  # a client that reads nothing for so long is cut off
+FETCH_WAIT_MS_MAX = 60_000
+FETCH_BYTES_MAX = 8 * MIB
+
+# actors
+MAILBOX_MESSAGES_MAX = 4_096
+MAILBOX_BYTES_MAX = 64 * MIB
+DRAIN_MESSAGES_MAX = 1_024
+RESTARTS_MAX = 5  # within RESTART_WINDOW_MS, then the node stops
+RESTART_WINDOW_MS = 60_000
+RESTART_BACKOFF_MS = 50
+RESTART_BACKOFF_MS_MAX = 5_000
+PARKED_APPENDS_MAX = 4_096
+WATCHERS_MAX = 4_096  # parked fetches of one partition
+
+# log
+INLINE_WRITE_BYTES_MAX = 128 * KIB
+RESERVE_STEP_BYTES = 1 * MIB
+RESERVE_STEP_BYTES_MAX = 64 * MIB
+TAIL_POSITIONS_MAX = 64  # batches at the end of a log whose place is known without the index
+PENDING_INDEX_ENTRIES_MAX = 512
+PRODUCERS_MAX = 100_000  # per partition
+PRODUCER_EXPIRY_MS = 86_400_000
+PRODUCER_BATCHES_REMEMBERED = 5
+SCAN_CHUNK_BYTES = 256 * KIB
+CORRUPTION_SEARCH_BYTES_MAX = 64 * MIB
+SNAPSHOT_INTERVAL_BYTES = 64 * MIB
+OPEN_FILES_MAX = 4_096  # the LRU of open log files
+CHECKPOINT_INTERVAL_MS = 5_000
+RETENTION_INTERVAL_MS = 10_000
+
+# topics
+PARTITIONS_PER_TOPIC_MAX = 10_000
+PARTITIONS_PER_NODE_MAX = 100_000
+TOPICS_AUTO_CREATED_PER_MINUTE = 600
+PRODUCER_ID_BLOCK = 1_000

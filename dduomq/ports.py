@@ -1,0 +1,100 @@
+"""The doors to the world: time, network, disk threads, chance.
+
+Always true: above layer 2 nothing reaches the world but through these four. `dduomq/system.py` has the real
+ones, `dduomq/testing` the simulated ones; a node can't tell which it was given.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import Protocol, TypeAlias
+
+import attrs
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Job: TypeAlias = Callable[[], object]
+Rng: TypeAlias = Random
+
+
+class Clock(Protocol):
+    """Wall time for record and due times, monotonic time for every deadline."""
+
+    def wall_ms(self) -> int: ...
+
+    def monotonic(self) -> float: ...
+
+
+class FileRange(Protocol):
+    """An open file that a stream may send from; see `dduomq.log.files.Lease`."""
+
+    def fileno(self) -> int:
+        """The descriptor for sendfile, or -1 where there is none (memory, simulation)."""
+
+    def read(self, position: int, size: int) -> bytes: ...
+
+
+class Stream(Protocol):
+    """One connection. All sends are made by one task at a time, all receives by one task at a time."""
+
+    peer: str
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Wait for bytes and put them into `view`; their number, 0 at the end of the stream.
+
+        Raises `trio.BrokenResourceError` when the other side is gone.
+        """
+
+    def send_nowait(self, data: Buffer) -> int:
+        """Send what fits without waiting; how many bytes went (0 if none)."""
+
+    async def send_all(self, chunks: Sequence[Buffer]) -> None: ...
+
+    async def send_file(self, source: FileRange, position: int, size: int) -> None:
+        """Send a range of a file that is resident. Raises `trio.BrokenResourceError` if it is short."""
+
+    async def aclose(self) -> None: ...
+
+
+StreamHandler: TypeAlias = Callable[[Stream], Awaitable[None]]
+
+
+class Listener(Protocol):
+    host: str
+    port: int
+
+    async def accept(self) -> Stream: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Network(Protocol):
+    async def listen(self, host: str, port: int) -> Listener:
+        """Raises `ListenError` with what to do when the address can't be had."""
+
+    async def dial(self, host: str, port: int) -> Stream:
+        """Raises `OSError` when nobody answers."""
+
+
+class DiskExecutor(Protocol):
+    """A few long-lived threads for what waits on the disk."""
+
+    threads: int
+
+    def submit(self, jobs: Sequence[Job], done: Callable[[list[object]], None]) -> None:
+        """Run `jobs` one after another in one thread, never abandoned.
+
+        Then `done(results)` on the event loop; a job that raised has its exception as its result.
+        """
+
+    async def aclose(self) -> None:
+        """Wait until everything submitted has run."""
+
+
+@attrs.frozen
+class Ports:
+    """Everything a node needs from the world. `files` is a `dduomq.log.files.Files`."""
+
+    clock: Clock
+    network: Network
+    disk: DiskExecutor
+    rng: Rng
+    files: object

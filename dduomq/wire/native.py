@@ -1,0 +1,479 @@
+"""The native protocol's requests and answers: frozen values to small CBOR arrays and back.
+
+A request's header is `[api, version, correlation, timeout_ms, body]`, an answer's `[correlation, code,
+message, body]`. Bodies are arrays in the order of the class's fields; nested values are arrays too. Fields
+may be added at the end: unknown trailing ones are ignored, missing ones take their default. Record batches
+are never inside the CBOR: they are the frame's payload, one after another in the order of the body.
+
+Always true: decoding raises `WireError` or returns a value, nothing else.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+from dduomq.errors import WireError
+from dduomq.limits import PARTITIONS_PER_REQUEST_MAX
+
+PROTOCOL_VERSION = 1
+T = TypeVar("T")
+
+
+class Api(IntEnum):
+    """Numbers on the wire; never reused."""
+
+    HELLO = 1
+    PRODUCE = 2
+    FETCH = 3
+    METADATA = 4
+    LIST_OFFSETS = 5
+    INIT_PRODUCER = 6
+    CREATE_TOPIC = 10
+    DELETE_TOPIC = 11
+    ADD_PARTITIONS = 12
+    DELETE_RECORDS = 13
+    DESCRIBE_TOPIC = 14
+    ALTER_TOPIC = 15
+    RESTORE_LOG = 16
+
+
+class Isolation(IntEnum):
+    READ_UNCOMMITTED = 0
+    READ_COMMITTED = 1
+
+
+EARLIEST = -2
+LATEST = -1
+MAX_TIMESTAMP = -3
+
+
+@attrs.frozen
+class Hello:
+    """The first request of every connection."""
+
+    version: int
+    client: str
+    features: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class HelloAnswer:
+    version: int
+    server: str
+    node_id: int
+    cluster_id: str
+    frame_bytes_max: int
+    features: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class ProducePart:
+    """One partition's batches: `size` bytes of the payload, in order."""
+
+    topic: str
+    partition: int
+    size: int
+
+
+@attrs.frozen
+class Produce:
+    """acks: 0 no answer, 1 the leader has it, -1 all in-sync replicas have it."""
+
+    acks: int
+    parts: tuple[ProducePart, ...]
+
+
+@attrs.frozen
+class ProducedPart:
+    """`durability` names the level the ack rests on: fsync, flushed or pagecache."""
+
+    code: int
+    message: str | None
+    base_offset: int
+    append_time_ms: int
+    log_start_offset: int
+    durability: str
+
+
+@attrs.frozen
+class Produced:
+    parts: tuple[ProducedPart, ...]
+
+
+@attrs.frozen
+class FetchPart:
+    topic: str
+    partition: int
+    offset: int
+    max_bytes: int
+    leader_epoch: int = -1
+
+
+@attrs.frozen
+class Fetch:
+    max_wait_ms: int
+    min_bytes: int
+    max_bytes: int
+    isolation: int
+    parts: tuple[FetchPart, ...]
+
+
+@attrs.frozen
+class FetchedPart:
+    """`size` bytes of the payload are this partition's batches; aborted: (producer id, first offset)."""
+
+    code: int
+    message: str | None
+    high_watermark: int
+    last_stable_offset: int
+    log_start_offset: int
+    size: int
+    aborted: tuple[tuple[int, int], ...] = ()
+
+
+@attrs.frozen
+class Fetched:
+    parts: tuple[FetchedPart, ...]
+
+
+@attrs.frozen
+class Metadata:
+    """`topics` None means all. `create` makes missing topics where auto-creation is on."""
+
+    topics: tuple[str, ...] | None
+    create: bool = False
+
+
+@attrs.frozen
+class NodeAddress:
+    node_id: int
+    host: str
+    port: int
+
+
+@attrs.frozen
+class PartitionMetadata:
+    code: int
+    partition: int
+    leader: int
+    leader_epoch: int
+
+
+@attrs.frozen
+class TopicMetadata:
+    code: int
+    message: str | None
+    name: str
+    topic_id: str
+    internal: bool
+    max_message_bytes: int
+    partitions: tuple[PartitionMetadata, ...]
+
+
+@attrs.frozen
+class MetadataAnswer:
+    cluster_id: str
+    controller: int
+    nodes: tuple[NodeAddress, ...]
+    topics: tuple[TopicMetadata, ...]
+
+
+@attrs.frozen
+class OffsetQuery:
+    """`timestamp_ms`: a time, or EARLIEST, LATEST, MAX_TIMESTAMP."""
+
+    topic: str
+    partition: int
+    timestamp_ms: int
+
+
+@attrs.frozen
+class ListOffsets:
+    isolation: int
+    queries: tuple[OffsetQuery, ...]
+
+
+@attrs.frozen
+class OffsetFound:
+    """The first record at or after the time asked for; offset -1 where there is none."""
+
+    code: int
+    message: str | None
+    timestamp_ms: int
+    offset: int
+    leader_epoch: int
+
+
+@attrs.frozen
+class OffsetsFound:
+    found: tuple[OffsetFound, ...]
+
+
+@attrs.frozen
+class InitProducer:
+    producer_id: int = -1
+    producer_epoch: int = -1
+
+
+@attrs.frozen
+class ProducerIdentity:
+    producer_id: int
+    producer_epoch: int
+
+
+@attrs.frozen
+class CreateTopic:
+    """`partitions` and `replication` 0: the node's defaults."""
+
+    name: str
+    partitions: int = 0
+    replication: int = 0
+    config: Mapping[str, str] = attrs.field(factory=dict)
+    validate_only: bool = False
+
+
+@attrs.frozen
+class DeleteTopic:
+    name: str
+
+
+@attrs.frozen
+class AddPartitions:
+    """Raise the number of partitions to `total`."""
+
+    name: str
+    total: int
+
+
+@attrs.frozen
+class PurgePart:
+    """Delete all records before `offset`; -1 means before the high watermark."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+@attrs.frozen
+class DeleteRecords:
+    parts: tuple[PurgePart, ...]
+
+
+@attrs.frozen
+class PurgedPart:
+    code: int
+    message: str | None
+    log_start_offset: int
+
+
+@attrs.frozen
+class Purged:
+    parts: tuple[PurgedPart, ...]
+
+
+@attrs.frozen
+class DescribeTopic:
+    name: str
+
+
+@attrs.frozen
+class ConfigEntry:
+    key: str
+    value: str
+    is_default: bool
+    doc: str
+
+
+@attrs.frozen
+class PartitionDescription:
+    partition: int
+    leader: int
+    leader_epoch: int
+    log_start_offset: int
+    log_end_offset: int
+    high_watermark: int
+    flushed_offset: int
+    size_bytes: int
+    segments: int
+    state: str
+
+
+@attrs.frozen
+class TopicDescription:
+    name: str
+    topic_id: str
+    partitions: tuple[PartitionDescription, ...]
+    config: tuple[ConfigEntry, ...]
+
+
+@attrs.frozen
+class AlterTopic:
+    """Set and unset configuration keys."""
+
+    name: str
+    set: Mapping[str, str] = attrs.field(factory=dict)
+    unset: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class RestoreLog:
+    """Bring a log that a disk failure took offline back: what was not synced is written anew."""
+
+    topic: str
+    partition: int
+
+
+@attrs.frozen
+class Done:
+    """An answer with nothing to say."""
+
+
+REQUESTS: Mapping[Api, tuple[type, type]] = {
+    Api.HELLO: (Hello, HelloAnswer),
+    Api.PRODUCE: (Produce, Produced),
+    Api.FETCH: (Fetch, Fetched),
+    Api.METADATA: (Metadata, MetadataAnswer),
+    Api.LIST_OFFSETS: (ListOffsets, OffsetsFound),
+    Api.INIT_PRODUCER: (InitProducer, ProducerIdentity),
+    Api.CREATE_TOPIC: (CreateTopic, TopicMetadata),
+    Api.DELETE_TOPIC: (DeleteTopic, Done),
+    Api.ADD_PARTITIONS: (AddPartitions, TopicMetadata),
+    Api.DELETE_RECORDS: (DeleteRecords, Purged),
+    Api.DESCRIBE_TOPIC: (DescribeTopic, TopicDescription),
+    Api.ALTER_TOPIC: (AlterTopic, Done),
+    Api.RESTORE_LOG: (RestoreLog, Done),
+}
+API_OF: Mapping[type, Api] = {request: api for api, (request, _) in REQUESTS.items()}
+
+
+# --- values to arrays -------------------------------------------------------------------------------
+
+
+@cache
+def _encoder(cls: type) -> Callable[[Any], object]:
+    names = tuple(field.name for field in attrs.fields(cls))
+    return lambda value: [to_plain(getattr(value, name)) for name in names]
+
+
+def to_plain(value: object) -> object:
+    """`value` as CBOR can carry it: attrs classes become arrays, mappings become maps."""
+    if value is None or isinstance(value, int | str | bytes):
+        return value
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    return _encoder(type(value))(value)
+
+
+# --- arrays to values -------------------------------------------------------------------------------
+
+_Reader = Callable[[Any], Any]
+
+
+def _exactly(kind: type) -> _Reader:
+    def read(plain: Any) -> Any:
+        if type(plain) is not kind:
+            raise WireError(f"{kind.__name__} expected, {type(plain).__name__} came")
+        return plain
+
+    return read
+
+
+def _tuple_of(items: tuple[Any, ...]) -> _Reader:
+    if len(items) == 2 and items[1] is Ellipsis:
+        each = _reader(items[0])
+
+        def read_many(plain: Any) -> Any:
+            if type(plain) is not list or len(plain) > PARTITIONS_PER_REQUEST_MAX:
+                raise WireError(f"a list of at most {PARTITIONS_PER_REQUEST_MAX} was expected")
+            return tuple([each(item) for item in plain])
+
+        return read_many
+    readers = tuple(_reader(item) for item in items)
+
+    def read_fixed(plain: Any) -> Any:
+        if type(plain) is not list or len(plain) != len(readers):
+            raise WireError(f"a list of {len(readers)} was expected")
+        return tuple([reader(item) for reader, item in zip(readers, plain, strict=True)])
+
+    return read_fixed
+
+
+def _string_map(plain: Any) -> Any:
+    if type(plain) is not dict or not all(type(k) is str and type(v) is str for k, v in plain.items()):
+        raise WireError("a map of strings was expected")
+    return plain
+
+
+def _reader(hint: Any) -> _Reader:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        return _tuple_of(arguments)
+    if origin in {UnionType, Union}:
+        inner = _reader(next(item for item in arguments if item is not NoneType))
+        return lambda plain: None if plain is None else inner(plain)
+    if origin is not None and issubclass(origin, Mapping):
+        return _string_map
+    if attrs.has(hint):
+        return lambda plain: from_plain(hint, plain)
+    return _exactly(hint)
+
+
+@cache
+def _class_reader(cls: type) -> tuple[tuple[_Reader, ...], int]:
+    hints = get_type_hints(cls)
+    fields = attrs.fields(cls)
+    required = sum(field.default is attrs.NOTHING for field in fields)
+    return tuple(_reader(hints[field.name]) for field in fields), required
+
+
+def from_plain(cls: type[T], plain: Any) -> T:
+    """The value of class `cls` that `to_plain` made `plain` from; raises `WireError`."""
+    readers, required = _class_reader(cls)
+    if type(plain) is not list or len(plain) < required:
+        raise WireError(f"{cls.__name__} needs a list of at least {required}")
+    return cls(*[reader(item) for reader, item in zip(readers, plain, strict=False)])
+
+
+# --- headers ----------------------------------------------------------------------------------------
+
+
+def request_header(correlation: int, timeout_ms: int, body: object) -> list[object]:
+    return [int(API_OF[type(body)]), PROTOCOL_VERSION, correlation, timeout_ms, to_plain(body)]
+
+
+def read_request(header: list[Any]) -> tuple[int, int, object]:
+    """(correlation, timeout_ms, body) of a request; raises `WireError`."""
+    if len(header) < 5 or not all(type(item) is int for item in header[:4]):
+        raise WireError("a request is [api, version, correlation, timeout_ms, body]")
+    number, version, correlation, timeout_ms, body = header[:5]
+    if version != PROTOCOL_VERSION:
+        raise WireError(f"native protocol version {version} is not spoken here, {PROTOCOL_VERSION} is")
+    try:
+        request_class, _ = REQUESTS[Api(number)]
+    except (ValueError, KeyError):
+        raise WireError(f"there is no request {number} in the native protocol") from None
+    return correlation, timeout_ms, from_plain(request_class, body)
+
+
+def answer_header(correlation: int, body: object) -> list[object]:
+    return [correlation, 0, None, to_plain(body)]
+
+
+def error_header(correlation: int, code: int, message: str) -> list[object]:
+    return [correlation, code, message, None]
+
+
+def read_answer(header: list[Any]) -> tuple[int, int, str | None, Any]:
+    """(correlation, code, message, plain body) of an answer; raises `WireError`."""
+    if len(header) < 4 or type(header[0]) is not int or type(header[1]) is not int:
+        raise WireError("an answer is [correlation, code, message, body]")
+    correlation, code, message, body = header[:4]
+    if message is not None and type(message) is not str:
+        raise WireError("an answer's message must be text")
+    return correlation, code, message, body
