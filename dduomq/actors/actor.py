@@ -72,6 +72,12 @@ class Reply(Generic[T]):
             raise self._error
         return self._value  # type: ignore[return-value]  # set() was called with a T
 
+    def abandon(self) -> None:
+        """Nobody will await this any more: a lease in the answer is closed."""
+        self._abandoned = True
+        if self.done:
+            _close(self._value)
+
     def _abort(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._task = None
         self._abandoned = True

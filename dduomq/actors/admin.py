@@ -153,7 +153,9 @@ class Admin:
     async def delete_topic(self, name: str) -> None:
         """Raises `UnknownTopicOrPartition`. Its records are gone for good."""
         held = await self._held(name)
-        version = await self._store.txn([Check(held.key, held.version), Del(held.key)])
+        places = await self._store.scan(f"/line/{decode_topic(held.value).topic_id}/")
+        operations = [Check(held.key, held.version), Del(held.key), *(Del(place.key) for place in places)]
+        version = await self._store.txn(operations)
         await self._await(name, version)
         self._log.info("topic_deleted", topic=name)
 
@@ -237,6 +239,19 @@ class Admin:
             return
         self._producer_ids = range(first, end)
 
+    # --- places of the line protocol's groups --------------------------------------------------------
+
+    async def line_places(self, group: str, topic: str) -> dict[int, int]:
+        """Where a group of the line protocol goes on, by partition."""
+        held = await self._store.get(_line_key(group, self.route(topic).record))
+        places = [] if held is None else decode_value(held.value)
+        assert isinstance(places, list)
+        return {partition: offset for partition, offset in places}
+
+    async def keep_line_places(self, group: str, topic: str, places: Mapping[int, int]) -> None:
+        key = _line_key(group, self.route(topic).record)
+        await self._store.txn([Put(key, encode_value([[p, offset] for p, offset in places.items()]))])
+
     # --- inside -------------------------------------------------------------------------------------
 
     def _check_partitions(self, count: int, *, added: int) -> None:
@@ -273,3 +288,7 @@ class Admin:
         reply: Reply[None] = Reply()
         await self._router.put(AwaitTopic(name=name, version=version, reply=reply))
         await reply.wait()
+
+
+def _line_key(group: str, topic: TopicRecord) -> str:
+    return f"/line/{topic.topic_id}/{group}"

@@ -1,0 +1,301 @@
+"""The node's configuration: command line over environment over file over defaults.
+
+Every option has one name, written `retention.check.interval.ms` in a file or with `--set`, and
+`DDUOMQ_RETENTION_CHECK_INTERVAL_MS` in the environment; the everyday ones have a flag of their own. Keys that
+begin with `topic.` are defaults for topics: `topic.durability`. Always true: an unknown key is an error that
+names the nearest known one.
+"""
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from dduomq import limits
+from dduomq.errors import ConfigError, InvalidConfig
+from dduomq.log.settings import KEYS, TopicSettings
+
+DEFAULT_PORT = 6086
+ENVIRONMENT_PREFIX = "DDUOMQ_"
+LOOPBACK = ("127.", "localhost", "::1")
+
+
+@attrs.frozen
+class Address:
+    """A listener: its name, and where it listens."""
+
+    name: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host.startswith(LOOPBACK)
+
+
+@attrs.frozen
+class Option:
+    """One configuration key: how it is read, its default, and what it does."""
+
+    key: str
+    parse: Callable[[str], Any]
+    default: str
+    doc: str
+    flag: str | None = None
+    metavar: str = "VALUE"
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ConfigError(f"a whole number from {low} to {high} is wanted, not {text!r}") from None
+        if not low <= value <= high:
+            raise ConfigError(f"a whole number from {low} to {high} is wanted, not {value}")
+        return value
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ConfigError(f"one of {', '.join(allowed)} is wanted, not {text!r}")
+        return text
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in {"true", "false"}:
+        raise ConfigError(f"true or false is wanted, not {text!r}")
+    return text.lower() == "true"
+
+
+def parse_address(text: str) -> Address:
+    """`[NAME=]HOST:PORT`; an IPv6 host stands in brackets. Raises `ConfigError`."""
+    name, _, rest = text.rpartition("=")
+    host, colon, port = rest.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"an address is written HOST:PORT, like 127.0.0.1:{DEFAULT_PORT}, not {text!r}")
+    return Address(name or "default", host, int(port))
+
+
+def _addresses(text: str) -> tuple[Address, ...]:
+    return tuple(parse_address(item) for item in text.split(",") if item)
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("id", _integer(0, 2**31 - 1), "1", "this node's number in the cluster", "--id", "N"),
+    Option("data", str, "./dduomq-data", "where the logs are kept", "--data", "DIR"),
+    Option("listen", _addresses, f"127.0.0.1:{DEFAULT_PORT}", "address for clients; may be repeated", "--listen", "[NAME=]HOST:PORT"),
+    Option("advertise", _addresses, "", "address that clients are told to use; may be repeated", "--advertise", "[NAME=]HOST:PORT"),
+    Option("peers", str, "", "all nodes of the cluster, this one included; one node needs none", "--peers", "ID@HOST:PORT,..."),
+    Option("plaintext.allowed", _boolean, "false", "listen beyond this machine without TLS"),
+    Option("log.level", _choice("debug", "info", "warning", "error"), "info", "how much is logged", "--log-level", "LEVEL"),
+    Option("log.format", _choice("auto", "text", "json"), "auto", "auto is text on a terminal, else JSON", "--log-format", "FORMAT"),
+    Option("auto.create.topics", _boolean, "true", "make a topic when somebody first sends to it or subscribes"),
+    Option("default.partitions", _integer(1, limits.PARTITIONS_PER_TOPIC_MAX), "4", "partitions of a new topic"),
+    Option("retention.check.interval.ms", _integer(100, 2**31), "300000", "each partition is looked at so often for records to let go"),
+    Option("connections.max", _integer(1, 1_000_000), str(limits.CONNECTIONS_MAX), "connections held at once; more are refused"),
+    Option("connections.idle.ms", _integer(1_000, 2**31), str(limits.IDLE_TIMEOUT_MS), "a connection that is silent for so long is closed"),
+    Option("requests.bytes.max", _integer(limits.FRAME_BYTES_MAX, 2**40), str(limits.IN_FLIGHT_BYTES_MAX), "bytes of requests held at once; then clients wait"),
+)  # fmt: skip
+_BY_KEY = {option.key: option for option in OPTIONS}
+
+
+@attrs.frozen
+class Config:
+    """A node's configuration, checked. `topic` holds the defaults for topics."""
+
+    node_id: int = 1
+    data_dir: str = "./dduomq-data"
+    listen: tuple[Address, ...] = (Address("default", "127.0.0.1", DEFAULT_PORT),)
+    advertise: tuple[Address, ...] = ()
+    log_level: str = "info"
+    log_format: str = "auto"
+    auto_create_topics: bool = True
+    default_partitions: int = 4
+    retention_check_interval_ms: int = 300_000
+    connections_max: int = limits.CONNECTIONS_MAX
+    connections_idle_ms: int = limits.IDLE_TIMEOUT_MS
+    requests_bytes_max: int = limits.IN_FLIGHT_BYTES_MAX
+    topic: Mapping[str, str] = attrs.field(factory=dict)
+
+    @staticmethod
+    def load(args: Sequence[str], environ: Mapping[str, str]) -> "Config":
+        """Raises `ConfigError`; `--help` and unreadable flags end the process as argparse does."""
+        flags = _parse_flags(args)
+        values: dict[str, str] = {option.key: option.default for option in OPTIONS}
+        if flags.config is not None:
+            values |= _checked(_read_file(flags.config), flags.config)
+        values |= _checked(_from_environment(environ), "the environment")
+        values |= _checked(_from_flags(flags), "the command line")
+        return from_values(values)
+
+
+def from_values(values: Mapping[str, str]) -> Config:
+    """The configuration that `values`, by key, say; keys left out have their default."""
+    values = {**{option.key: option.default for option in OPTIONS}, **_checked(values, "the settings")}
+    topic = {key.removeprefix("topic."): text for key, text in values.items() if key.startswith("topic.")}
+    parsed = {key: _parse(_BY_KEY[key], text) for key, text in values.items() if key in _BY_KEY}
+    try:
+        TopicSettings.from_config(topic)
+    except InvalidConfig as error:
+        raise ConfigError(f"in the defaults for topics: {error.message}") from None
+    config = Config(
+        node_id=parsed["id"],
+        data_dir=parsed["data"],
+        listen=parsed["listen"],
+        advertise=parsed["advertise"],
+        log_level=parsed["log.level"],
+        log_format=parsed["log.format"],
+        auto_create_topics=parsed["auto.create.topics"],
+        default_partitions=parsed["default.partitions"],
+        retention_check_interval_ms=parsed["retention.check.interval.ms"],
+        connections_max=parsed["connections.max"],
+        connections_idle_ms=parsed["connections.idle.ms"],
+        requests_bytes_max=parsed["requests.bytes.max"],
+        topic=topic,
+    )
+    _check_listeners(config, plaintext_allowed=parsed["plaintext.allowed"])
+    _check_peers(config, parsed["peers"])
+    return config
+
+
+def _parse(option: Option, text: str) -> Any:
+    try:
+        return option.parse(text)
+    except ConfigError as error:
+        raise ConfigError(f"{option.flag or option.key}: {error.message}") from None
+
+
+def _check_listeners(config: Config, *, plaintext_allowed: bool) -> None:
+    advertised = {address.name for address in config.advertise}
+    for address in config.listen:
+        if not address.is_loopback and not plaintext_allowed:
+            raise ConfigError(
+                f"--listen {address}: others on the network could read and write everything there; "
+                "say --set plaintext.allowed=true if that is meant"
+            )
+        if address.host in {"0.0.0.0", "::"} and address.name not in advertised:  # noqa: S104
+            raise ConfigError(
+                f"--listen {address}: clients can't connect to that address; name the one they can with --advertise"
+            )
+
+
+def _check_peers(config: Config, peers: str) -> None:
+    others = [item for item in peers.split(",") if item and item.partition("@")[0] != str(config.node_id)]
+    if others:
+        raise ConfigError(
+            f"--peers: this release runs one node; {', '.join(others)} can't join it. Leave --peers out"
+        )
+
+
+def _checked(values: Mapping[str, str], where: str) -> Mapping[str, str]:
+    known = [*_BY_KEY, *(f"topic.{key}" for key in KEYS)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else "; --help lists all"
+            raise ConfigError(f"{where}: there is no option {key!r}{hint}")
+    return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Only names that dduomq reads: others of the prefix would be somebody's typing mistake."""
+    other = {"DDUOMQ_TRACEBACK", "DDUOMQ_SERVER"}
+    return {
+        name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("_", "."): text
+        for name, text in environ.items()
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in other
+    }
+
+
+def _read_file(path: str) -> dict[str, str]:
+    try:
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not TOML: {error}") from None
+    return dict(_flatten(tree))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found += _flatten(value, f"{key}.")
+        elif isinstance(value, list):
+            found.append((key, ",".join(str(item) for item in value)))
+        else:
+            found.append((key, str(value).lower() if isinstance(value, bool) else str(value)))
+    return found
+
+
+def _from_flags(flags: argparse.Namespace) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for option in OPTIONS:
+        given = getattr(flags, option.key.replace(".", "_"), None)
+        if given is not None:
+            values[option.key] = ",".join(given) if isinstance(given, list) else given
+    for item in flags.set or ():
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set wants KEY=VALUE, not {item!r}")
+        values[key] = text
+    return values
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message}; see trio-run dduomq.node --help")
+
+
+def _parse_flags(args: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="trio-run dduomq.node",
+        description="Run one dduomq node until it is told to stop (Ctrl-C or SIGTERM).",
+        epilog=_epilog(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for option in OPTIONS:
+        if option.flag is None:
+            continue
+        parser.add_argument(
+            option.flag,
+            dest=option.key.replace(".", "_"),
+            metavar=option.metavar,
+            action="append" if option.parse is _addresses else "store",
+            help=f"{option.doc} (default: {option.default or 'none'})",
+        )
+    parser.add_argument("--config", metavar="FILE.toml", help="read options from a TOML file")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="set any option; may be repeated")
+    return parser.parse_args(args)
+
+
+def _epilog() -> str:
+    lines = ["options without a flag, for --set, the file, or the environment (DDUOMQ_...):"]
+    lines += [f"  {o.key:<32} {o.doc} (default: {o.default})" for o in OPTIONS if o.flag is None]
+    lines += ["", "defaults for topics:"]
+    lines += [f"  {'topic.' + key:<36} {entry.doc} (default: {entry.default})" for key, entry in KEYS.items()]
+    lines += [
+        "",
+        "examples:",
+        "  trio-run dduomq.node --id 1",
+        "  trio-run dduomq.node --data /var/lib/dduomq --set topic.durability=pagecache",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,33 @@
+"""What every listener of a node works with."""
+
+from collections.abc import Callable
+
+import attrs
+import structlog
+
+from dduomq.actors.admin import Admin
+from dduomq.actors.disk import DiskClient
+from dduomq.actors.router import Routes
+from dduomq.listeners.admit import Gate
+from dduomq.listeners.buffers import Buffers
+from dduomq.ports import Clock
+
+
+@attrs.frozen
+class Services:
+    """`advertised(listener)` is the (host, port) that clients of that listener are told to use."""
+
+    clock: Clock
+    routes: Routes
+    admin: Admin
+    gate: Gate
+    buffers: Buffers
+    disk: DiskClient
+    node_id: int
+    cluster_id: str
+    leader_epoch: int
+    advertised: Callable[[str], tuple[str, int]]
+    log: structlog.stdlib.BoundLogger
+    scratch: bytearray
+    connections_max: int
+    connections_idle_ms: int

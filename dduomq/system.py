@@ -1,0 +1,225 @@
+"""The real world behind `ports`: this machine's clock, sockets and disk threads.
+
+Always true: nothing here decides anything; whatever the simulator must be able to change is a port.
+"""
+
+import errno
+import os
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from random import SystemRandom
+
+import trio
+
+from dduomq.errors import ListenError
+from dduomq.log.files import RealFiles
+from dduomq.ports import Buffer, FileRange, Job, Ports
+
+ACCEPT_BACKLOG = 1_024
+DISK_THREADS = 4
+SENDFILE_SLICE_BYTES = 256 * 1024
+RECEIVES_WITHOUT_WAIT_MAX = 8
+
+
+class SystemClock:
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return trio.current_time()
+
+
+class TcpStream:
+    """A connected TCP socket. See `dduomq.ports.Stream`."""
+
+    __slots__ = ("_eager", "_socket", "peer")
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self._socket = sock
+        self._eager = 0
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            host, port = sock.getpeername()[:2]
+            self.peer = f"{host}:{port}"
+        except OSError:
+            self.peer = "gone"
+
+    async def receive_into(self, view: memoryview) -> int:
+        """After a receive that filled its view more is likely here, so the wait is left out."""
+        raw: socket.socket = self._socket._sock  # type: ignore[attr-defined]  # no checkpoint wanted here
+        if not 0 < self._eager <= RECEIVES_WITHOUT_WAIT_MAX:
+            await self._wait(trio.lowlevel.wait_readable)
+        while True:
+            try:
+                received = int(raw.recv_into(view))
+            except (BlockingIOError, InterruptedError):
+                await self._wait(trio.lowlevel.wait_readable)
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+            self._eager = self._eager + 1 if received == len(view) else 0
+            if self._eager > RECEIVES_WITHOUT_WAIT_MAX:
+                self._eager = 0
+            return received
+
+    async def _wait(self, wait: Callable[[trio.socket.SocketType], object]) -> None:
+        try:
+            await wait(self._socket)  # type: ignore[misc]  # wait_readable or wait_writable
+        except (OSError, trio.ClosedResourceError) as error:
+            raise trio.BrokenResourceError(str(error)) from error
+
+    def send_nowait(self, data: Buffer) -> int:
+        try:
+            return int(self._socket._sock.send(data))  # type: ignore[attr-defined]
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+
+    async def send_all(self, chunks: Sequence[Buffer]) -> None:
+        for chunk in chunks:
+            view = memoryview(chunk).cast("B") if len(chunk) else memoryview(b"")
+            while len(view):
+                sent = self.send_nowait(view)
+                if not sent:
+                    await self._wait(trio.lowlevel.wait_writable)
+                view = view[sent:]
+
+    async def send_file(self, source: FileRange, position: int, size: int) -> None:
+        """sendfile in slices, other tasks running between them."""
+        descriptor = source.fileno()
+        if descriptor < 0:
+            await self._send_read(source, position, size)
+            return
+        out = self._socket.fileno()
+        end = position + size
+        while position < end:
+            try:
+                sent = os.sendfile(out, descriptor, position, min(end - position, SENDFILE_SLICE_BYTES))
+            except (BlockingIOError, InterruptedError):
+                await self._wait(trio.lowlevel.wait_writable)
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from error
+            if not sent:
+                raise trio.BrokenResourceError("the file is shorter than the answer promised")
+            position += sent
+            if position < end:
+                await trio.lowlevel.checkpoint()
+
+    async def _send_read(self, source: FileRange, position: int, size: int) -> None:
+        end = position + size
+        while position < end:
+            data = source.read(position, min(end - position, SENDFILE_SLICE_BYTES))
+            if not data:
+                raise trio.BrokenResourceError("the file is shorter than the answer promised")
+            await self.send_all([data])
+            position += len(data)
+
+    async def aclose(self) -> None:
+        self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+class TcpListener:
+    __slots__ = ("_socket", "host", "port")
+
+    def __init__(self, sock: trio.socket.SocketType, host: str, port: int) -> None:
+        self._socket = sock
+        self.host = host
+        self.port = port
+
+    async def accept(self) -> TcpStream:
+        sock, _ = await self._socket.accept()
+        return TcpStream(sock)
+
+    async def aclose(self) -> None:
+        self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+
+class TcpNetwork:
+    """TCP over IPv4 and IPv6."""
+
+    async def listen(self, host: str, port: int) -> TcpListener:
+        try:
+            found = await trio.socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            family, kind, proto, _, address = found[0]
+            sock = trio.socket.socket(family, kind, proto)
+        except OSError as error:
+            raise ListenError(f"can't listen on {host}:{port}: {error.strerror or error}") from error
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            await sock.bind(address)
+            sock.listen(ACCEPT_BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise ListenError(_listen_text(host, port, error)) from error
+        return TcpListener(sock, host, sock.getsockname()[1])
+
+    async def dial(self, host: str, port: int) -> TcpStream:
+        stream = await trio.open_tcp_stream(host, port)
+        return TcpStream(stream.socket)
+
+
+def _listen_text(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{host}:{port} is taken by another process; stop it, or choose another with --listen HOST:PORT"
+    if error.errno == errno.EACCES:
+        return f"{host}:{port} needs more rights than this user has; choose a port above 1023 with --listen"
+    return f"can't listen on {host}:{port}: {error.strerror}; choose another with --listen HOST:PORT"
+
+
+class DiskThreads:
+    """A few long-lived threads. See `dduomq.ports.DiskExecutor`."""
+
+    def __init__(self, threads: int = DISK_THREADS) -> None:
+        self.threads = threads
+        self._queue: queue.SimpleQueue[tuple[Sequence[Job], Callable[[list[object]], None]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._token = trio.lowlevel.current_trio_token()
+        self._workers = [
+            threading.Thread(target=self._work, name=f"dduomq-disk-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def submit(self, jobs: Sequence[Job], done: Callable[[list[object]], None]) -> None:
+        self._queue.put((jobs, done))
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            jobs, done = item
+            results = [_attempt(job) for job in jobs]
+            try:
+                self._token.run_sync_soon(done, results)
+            except trio.RunFinishedError:
+                return
+
+    async def aclose(self) -> None:
+        for _ in self._workers:
+            self._queue.put(None)
+        with trio.CancelScope(shield=True):
+            for worker in self._workers:
+                await trio.to_thread.run_sync(worker.join)
+
+
+def _attempt(job: Job) -> object:
+    try:
+        return job()
+    except Exception as error:  # handed to who asked, as the port says
+        return error
+
+
+def real_ports() -> Ports:
+    """The ports of a node that runs for real; to be called inside `trio.run`."""
+    return Ports(
+        clock=SystemClock(), network=TcpNetwork(), disk=DiskThreads(), rng=SystemRandom(), files=RealFiles()
+    )
