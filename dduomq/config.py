@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from dduomq.log.settings import KEYS, TopicSettings
 
 from dduomq import limits
 from dduomq.errors import ConfigError, InvalidConfig
-from dduomq.log.settings import KEYS, TopicSettings
 
 DEFAULT_PORT = 6086
 ENVIRONMENT_PREFIX = "DDUOMQ_"
@@ -98,19 +98,69 @@ def _addresses(text: str) -> tuple[Address, ...]:
 OPTIONS: tuple[Option, ...] = (
     Option("id", _integer(0, 2**31 - 1), "1", "this node's number in the cluster", "--id", "N"),
     Option("data", str, "./dduomq-data", "where the logs are kept", "--data", "DIR"),
-    Option("listen", _addresses, f"127.0.0.1:{DEFAULT_PORT}", "address for clients; may be repeated", "--listen", "[NAME=]HOST:PORT"),
-    Option("advertise", _addresses, "", "address that clients are told to use; may be repeated", "--advertise", "[NAME=]HOST:PORT"),
-    Option("peers", str, "", "all nodes of the cluster, this one included; one node needs none", "--peers", "ID@HOST:PORT,..."),
+    Option(
+        "listen",
+        _addresses,
+        f"127.0.0.1:{DEFAULT_PORT}",
+        "address for clients; may be repeated",
+        "--listen",
+        "[NAME=]HOST:PORT",
+    ),
+    Option(
+        "advertise",
+        _addresses,
+        "",
+        "address that clients are told to use; may be repeated",
+        "--advertise",
+        "[NAME=]HOST:PORT",
+    ),
+    Option(
+        "peers",
+        str,
+        "",
+        "all nodes of the cluster, this one included; one node needs none",
+        "--peers",
+        "ID@HOST:PORT,...",
+    ),
     Option("plaintext.allowed", _boolean, "false", "listen beyond this machine without TLS"),
-    Option("log.level", _choice("debug", "info", "warning", "error"), "info", "how much is logged", "--log-level", "LEVEL"),
-    Option("log.format", _choice("auto", "text", "json"), "auto", "auto is text on a terminal, else JSON", "--log-format", "FORMAT"),
+    Option(
+        "log.level", _choice("debug", "info", "warning", "error"), "info", "how much is logged", "--log-level", "LEVEL"
+    ),
+    Option(
+        "log.format",
+        _choice("auto", "text", "json"),
+        "auto",
+        "auto is text on a terminal, else JSON",
+        "--log-format",
+        "FORMAT",
+    ),
     Option("auto.create.topics", _boolean, "true", "make a topic when somebody first sends to it or subscribes"),
     Option("default.partitions", _integer(1, limits.PARTITIONS_PER_TOPIC_MAX), "4", "partitions of a new topic"),
-    Option("retention.check.interval.ms", _integer(100, 2**31), "300000", "each partition is looked at so often for records to let go"),
-    Option("connections.max", _integer(1, 1_000_000), str(limits.CONNECTIONS_MAX), "connections held at once; more are refused"),
-    Option("connections.idle.ms", _integer(1_000, 2**31), str(limits.IDLE_TIMEOUT_MS), "a connection that is silent for so long is closed"),
-    Option("requests.bytes.max", _integer(limits.FRAME_BYTES_MAX, 2**40), str(limits.IN_FLIGHT_BYTES_MAX), "bytes of requests held at once; then clients wait"),
-)  # fmt: skip
+    Option(
+        "retention.check.interval.ms",
+        _integer(100, 2**31),
+        "300000",
+        "each partition is looked at so often for records to let go",
+    ),
+    Option(
+        "connections.max",
+        _integer(1, 1_000_000),
+        str(limits.CONNECTIONS_MAX),
+        "connections held at once; more are refused",
+    ),
+    Option(
+        "connections.idle.ms",
+        _integer(1_000, 2**31),
+        str(limits.IDLE_TIMEOUT_MS),
+        "a connection that is silent for so long is closed",
+    ),
+    Option(
+        "requests.bytes.max",
+        _integer(limits.FRAME_BYTES_MAX, 2**40),
+        str(limits.IN_FLIGHT_BYTES_MAX),
+        "bytes of requests held at once; then clients wait",
+    ),
+)
 _BY_KEY = {option.key: option for option in OPTIONS}
 
 
@@ -146,7 +196,10 @@ class Config:
 
 def from_values(values: Mapping[str, str]) -> Config:
     """The configuration that `values`, by key, say; keys left out have their default."""
-    values = {**{option.key: option.default for option in OPTIONS}, **_checked(values, "the settings")}
+    values = {
+        **{option.key: option.default for option in OPTIONS},
+        **_checked(values, "the settings"),
+    }
     topic = {key.removeprefix("topic."): text for key, text in values.items() if key.startswith("topic.")}
     parsed = {key: _parse(_BY_KEY[key], text) for key, text in values.items() if key in _BY_KEY}
     try:
@@ -188,7 +241,7 @@ def _check_listeners(config: Config, *, plaintext_allowed: bool) -> None:
                 f"--listen {address}: others on the network could read and write everything there; "
                 "say --set plaintext.allowed=true if that is meant"
             )
-        if address.host in {"0.0.0.0", "::"} and address.name not in advertised:  # noqa: S104
+        if address.host in {"0.0.0.0", "::"} and address.name not in advertised:
             raise ConfigError(
                 f"--listen {address}: clients can't connect to that address; name the one they can with --advertise"
             )
@@ -197,9 +250,7 @@ def _check_listeners(config: Config, *, plaintext_allowed: bool) -> None:
 def _check_peers(config: Config, peers: str) -> None:
     others = [item for item in peers.split(",") if item and item.partition("@")[0] != str(config.node_id)]
     if others:
-        raise ConfigError(
-            f"--peers: this release runs one node; {', '.join(others)} can't join it. Leave --peers out"
-        )
+        raise ConfigError(f"--peers: this release runs one node; {', '.join(others)} can't join it. Leave --peers out")
 
 
 def _checked(values: Mapping[str, str], where: str) -> Mapping[str, str]:

@@ -20,8 +20,17 @@ from dduomq.actors.actor import Mailbox, ask
 from dduomq.actors.admin import Admin, TopicDefaults
 from dduomq.actors.disk import DiskActor, DiskClient
 from dduomq.actors.janitor import Chores, JanitorActor, Tick
+from dduomq.actors.nursery import open_flat_nursery
 from dduomq.actors.partition import Checkpoint, Flush, PartitionWorld, Retain
-from dduomq.actors.router import AwaitOpen, CloseAll, RouterActor, RouterSetup, Routes, TopicSeen, TopicsSeen
+from dduomq.actors.router import (
+    AwaitOpen,
+    CloseAll,
+    RouterActor,
+    RouterSetup,
+    Routes,
+    TopicSeen,
+    TopicsSeen,
+)
 from dduomq.actors.supervisor import ActorStatus, Supervisor
 from dduomq.cluster.image import CLUSTER, EPOCH, TOPICS, decode_topic, decode_value, encode_value
 from dduomq.cluster.ports import Changed, MetadataStore, Put, Resync
@@ -87,7 +96,11 @@ async def _on_disk(disk: DiskExecutor, job: Callable[[], Any]) -> Any:
 
 @asynccontextmanager
 async def build(
-    ports: Ports, config: Config, *, log: structlog.stdlib.BoundLogger | None = None, gate: Gate | None = None
+    ports: Ports,
+    config: Config,
+    *,
+    log: structlog.stdlib.BoundLogger | None = None,
+    gate: Gate | None = None,
 ) -> AsyncIterator[Node]:
     """Start a node; leaving the block stops it in good order.
 
@@ -97,18 +110,12 @@ async def build(
     async with AsyncExitStack() as stack:
         directory = await builder.open_directory(stack)
         listeners = await builder.listen(stack)
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
-            node = await builder.start(nursery, directory, listeners)
-            async with trio.open_nursery(strict_exception_groups=False) as doors:
-                for listener, address in zip(listeners, config.listen, strict=True):
-                    doors.start_soon(node.server.serve, listener, address.name, doors)
-                doors.start_soon(node.server.sweep)
-                try:
-                    yield node
-                finally:
-                    doors.cancel_scope.cancel()
-            await builder.stop(directory)
-            nursery.cancel_scope.cancel()
+        async with open_flat_nursery() as root:
+            stopping = trio.Event()
+            try:
+                yield await root.start(builder.run, directory, listeners, stopping)
+            finally:
+                stopping.set()
 
 
 class _Builder:
@@ -127,7 +134,8 @@ class _Builder:
         config, rng = self._config, self._ports.rng
         new_id = f"{rng.getrandbits(128):032x}"
         directory: DataDir = await _on_disk(
-            self._ports.disk, lambda: open_data_dir(self._files, config.data_dir, config.node_id, new_id)
+            self._ports.disk,
+            lambda: open_data_dir(self._files, config.data_dir, config.node_id, new_id),
         )
         stack.callback(directory.close)
         return directory
@@ -139,6 +147,27 @@ class _Builder:
             stack.push_async_callback(listener.aclose)
             listeners.append(listener)
         return listeners
+
+    async def run(
+        self,
+        directory: DataDir,
+        listeners: list[Listener],
+        stopping: trio.Event,
+        task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Live until `stopping`. Shielded: whoever cancels the node gets an orderly stop, not a torn one."""
+        with trio.CancelScope(shield=True):
+            async with open_flat_nursery() as nursery:
+                node = await self.start(nursery, directory, listeners)
+                async with open_flat_nursery() as doors:
+                    for listener, address in zip(listeners, self._config.listen, strict=True):
+                        doors.start_soon(node.server.serve, listener, address.name, doors)
+                    doors.start_soon(node.server.sweep)
+                    task_status.started(node)
+                    await stopping.wait()
+                    doors.cancel_scope.cancel()
+                await self.stop(directory)
+                nursery.cancel_scope.cancel()
 
     async def start(self, nursery: trio.Nursery, directory: DataDir, listeners: list[Listener]) -> Node:
         """Bring everything up, bottom first; returns when every log is open."""

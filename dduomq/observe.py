@@ -9,7 +9,12 @@ from typing import TextIO
 
 import structlog
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 def make_log(level: str = "info", form: str = "auto", stream: TextIO | None = None) -> structlog.stdlib.BoundLogger:
@@ -38,7 +43,9 @@ def _time(fmt: str) -> structlog.typing.Processor:
 def silent_log() -> structlog.stdlib.BoundLogger:
     """A logger that drops everything: the default of an embedded node."""
     log: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        structlog.ReturnLogger(), processors=[_drop], wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL)
+        structlog.ReturnLogger(),
+        processors=[_drop],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
     )
     return log
 

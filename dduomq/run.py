@@ -18,8 +18,6 @@ from dduomq.errors import ConfigError, DduomqError
 USAGE = "usage: trio-run MODULE [ARGS...]\n\nexample: trio-run dduomq.node --id 1 --data ./dduomq-data"
 
 
-
-
 async def _cancel_on_signal(scope: trio.CancelScope) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:

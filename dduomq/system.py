@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from random import SystemRandom
 
 import trio
+from dduomq.log.files import RealFiles
 
 from dduomq.errors import ListenError
-from dduomq.log.files import RealFiles
 from dduomq.ports import Buffer, FileRange, Job, Ports
 
 ACCEPT_BACKLOG = 1_024
@@ -146,9 +146,7 @@ class TcpNetwork:
 
     async def listen(self, host: str, port: int) -> TcpListener:
         try:
-            found = await trio.socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, kind, proto, _, address = found[0]
             sock = trio.socket.socket(family, kind, proto)
         except OSError as error:
@@ -185,8 +183,7 @@ class DiskThreads:
         )
         self._token = trio.lowlevel.current_trio_token()
         self._workers = [
-            threading.Thread(target=self._work, name=f"dduomq-disk-{number}", daemon=True)
-            for number in range(threads)
+            threading.Thread(target=self._work, name=f"dduomq-disk-{number}", daemon=True) for number in range(threads)
         ]
         for worker in self._workers:
             worker.start()
@@ -221,5 +218,9 @@ def _attempt(job: Job) -> object:
 def real_ports() -> Ports:
     """The ports of a node that runs for real; to be called inside `trio.run`."""
     return Ports(
-        clock=SystemClock(), network=TcpNetwork(), disk=DiskThreads(), rng=SystemRandom(), files=RealFiles()
+        clock=SystemClock(),
+        network=TcpNetwork(),
+        disk=DiskThreads(),
+        rng=SystemRandom(),
+        files=RealFiles(),
     )

@@ -121,7 +121,11 @@ class Mailbox:
     )  # fmt: skip
 
     def __init__(
-        self, name: str, *, messages_max: int = MAILBOX_MESSAGES_MAX, bytes_max: int = MAILBOX_BYTES_MAX
+        self,
+        name: str,
+        *,
+        messages_max: int = MAILBOX_MESSAGES_MAX,
+        bytes_max: int = MAILBOX_BYTES_MAX,
     ) -> None:
         self.name = name
         self.messages_max = messages_max
@@ -227,9 +231,7 @@ class Mailbox:
     def statistics(self) -> MailboxStatistics:
         """A frozen picture, for metrics and console."""
         waiting = len(self._internal) + len(self._queue)
-        return MailboxStatistics(
-            waiting, self._bytes, self.handled, self.refused, len(self._putters or ())
-        )
+        return MailboxStatistics(waiting, self._bytes, self.handled, self.refused, len(self._putters or ()))
 
 
 class Actor:

@@ -154,7 +154,11 @@ class Admin:
         """Raises `UnknownTopicOrPartition`. Its records are gone for good."""
         held = await self._held(name)
         places = await self._store.scan(f"/line/{decode_topic(held.value).topic_id}/")
-        operations = [Check(held.key, held.version), Del(held.key), *(Del(place.key) for place in places)]
+        operations = [
+            Check(held.key, held.version),
+            Del(held.key),
+            *(Del(place.key) for place in places),
+        ]
         version = await self._store.txn(operations)
         await self._await(name, version)
         self._log.info("topic_deleted", topic=name)
@@ -196,9 +200,7 @@ class Admin:
 
     async def describe(self, name: str) -> list[PartitionState]:
         """The state of each partition, by number."""
-        return [
-            await ask(mailbox, lambda reply: Describe(reply=reply)) for mailbox in self.route(name).partitions
-        ]
+        return [await ask(mailbox, lambda reply: Describe(reply=reply)) for mailbox in self.route(name).partitions]
 
     # --- records ------------------------------------------------------------------------------------
 
@@ -246,7 +248,7 @@ class Admin:
         held = await self._store.get(_line_key(group, self.route(topic).record))
         places = [] if held is None else decode_value(held.value)
         assert isinstance(places, list)
-        return {partition: offset for partition, offset in places}
+        return dict(places)
 
     async def keep_line_places(self, group: str, topic: str, places: Mapping[int, int]) -> None:
         key = _line_key(group, self.route(topic).record)

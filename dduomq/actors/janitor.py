@@ -47,7 +47,15 @@ class Left(Message):
 class JanitorActor(Actor):
     """Keeps a heap of what is due and a round of who is next for retention. Times are monotonic ms."""
 
-    __slots__ = ("_due", "_messages", "_now_ms", "_partitions", "_position", "_retained_ms", "_serial")
+    __slots__ = (
+        "_due",
+        "_messages",
+        "_now_ms",
+        "_partitions",
+        "_position",
+        "_retained_ms",
+        "_serial",
+    )
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Tick: "_on_tick",
         Dirty: "_on_dirty",
@@ -93,9 +101,7 @@ class JanitorActor(Actor):
 
     def _repeat(self, partition: Mailbox, chore: Message, again_ms: int) -> None:
         """Flushes go on until the checkpoint after which the partition reports again."""
-        pending = any(
-            due[2] is partition and due[3] is self._messages.checkpoint for due in self._due
-        )
+        pending = any(due[2] is partition and due[3] is self._messages.checkpoint for due in self._due)
         if pending:
             self._push(again_ms, partition, chore, again_ms)
 

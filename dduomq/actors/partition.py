@@ -46,7 +46,15 @@ from dduomq.errors import (
 )
 from dduomq.limits import INLINE_WRITE_BYTES_MAX, PARKED_APPENDS_MAX, WATCHERS_MAX
 from dduomq.log.files import Files, Lease
-from dduomq.log.plog import Appended, LogDescription, PartitionLog, PendingBatch, ReadPlan, Seek, WritePlan
+from dduomq.log.plog import (
+    Appended,
+    LogDescription,
+    PartitionLog,
+    PendingBatch,
+    ReadPlan,
+    Seek,
+    WritePlan,
+)
 from dduomq.log.recover import RecoveryReport, open_log
 from dduomq.log.settings import CapacityPolicy, Durability, Storage, TopicSettings
 from dduomq.ports import Clock, Job
@@ -238,7 +246,11 @@ class PartitionActor(Actor):
     }
 
     def __init__(
-        self, mailbox: Mailbox, spec: PartitionSpec, world: PartitionWorld, on_open: Callable[[object], None]
+        self,
+        mailbox: Mailbox,
+        spec: PartitionSpec,
+        world: PartitionWorld,
+        on_open: Callable[[object], None],
     ) -> None:
         super().__init__(mailbox)
         self._spec = spec
@@ -349,7 +361,7 @@ class PartitionActor(Actor):
 
     def _is_inline(self, plan: WritePlan) -> bool:
         """Small writes into the page cache cost less than the hop to a thread and back."""
-        return plan.size <= INLINE_WRITE_BYTES_MAX and not plan.rolled
+        return plan.size <= INLINE_WRITE_BYTES_MAX and not plan.before and not plan.rolled
 
     def _admitted(self, log: PartitionLog) -> list[Append]:
         """The waiting appends that may go now: in time, and within the topic's capacity."""
@@ -391,9 +403,7 @@ class PartitionActor(Actor):
         else:
             self._written(self._log, plan, appends)
 
-    def _write_failed(
-        self, log: PartitionLog, plan: WritePlan, appends: list[Append], error: DduomqError
-    ) -> None:
+    def _write_failed(self, log: PartitionLog, plan: WritePlan, appends: list[Append], error: DduomqError) -> None:
         log.abandon(plan)
         for append in appends:
             append.refuse(error)
@@ -412,6 +422,8 @@ class PartitionActor(Actor):
             self._flush(log)
         else:
             self._advance(log, log.log_end_offset)
+            if plan.rolled:
+                self._flush(log)
         if self._settings.is_bounded and self._settings.capacity_policy is CapacityPolicy.DROP_OLDEST:
             self._remove(log.plan_retention(self._world.clock.wall_ms()), None)
 
@@ -428,7 +440,12 @@ class PartitionActor(Actor):
     def _ack(self, log: PartitionLog, append: Append, outcome: Appended) -> None:
         assert append.reply is not None
         append.reply.set(
-            Acked(outcome.base_offset, outcome.append_time_ms, log.log_start_offset, self._settings.durability)
+            Acked(
+                outcome.base_offset,
+                outcome.append_time_ms,
+                log.log_start_offset,
+                self._settings.durability,
+            )
         )
 
     def _advance(self, log: PartitionLog, offset: int) -> None:
@@ -574,10 +591,21 @@ class PartitionActor(Actor):
         message.reply.set(self._fetch_plan(log, lease, plan.position, plan.size, plan.aborted))
 
     def _fetch_plan(
-        self, log: PartitionLog, lease: Lease | None, position: int, size: int, aborted: tuple[tuple[int, int], ...]
+        self,
+        log: PartitionLog,
+        lease: Lease | None,
+        position: int,
+        size: int,
+        aborted: tuple[tuple[int, int], ...],
     ) -> FetchPlan:
         return FetchPlan(
-            lease, position, size, log.high_watermark, log.last_stable_offset, log.log_start_offset, aborted
+            lease,
+            position,
+            size,
+            log.high_watermark,
+            log.last_stable_offset,
+            log.log_start_offset,
+            aborted,
         )
 
     def _on_find_offset(self, message: FindOffset) -> None:
@@ -596,7 +624,9 @@ class PartitionActor(Actor):
         else:
             seek = log.seek_time(message.timestamp_ms)
             self._submit(
-                lambda: seek.run(self._files), lambda result: self._found_time(message, upper, result), message
+                lambda: seek.run(self._files),
+                lambda result: self._found_time(message, upper, result),
+                message,
             )
 
     def _found_time(self, message: FindOffset, upper: int, result: object) -> None:

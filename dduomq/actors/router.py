@@ -174,13 +174,23 @@ class RouterActor(Actor):
 
     def _create(self, record: TopicRecord) -> TopicRoute:
         settings = self._setup.make_settings(record)
-        return TopicRoute(record, settings, tuple(self._start(record, settings, at) for at in range(record.partitions)))
+        return TopicRoute(
+            record,
+            settings,
+            tuple(self._start(record, settings, at) for at in range(record.partitions)),
+        )
 
     def _start(self, record: TopicRecord, settings: TopicSettings, at: int) -> Mailbox:
         setup = self._setup
         name = f"{record.name}-{at}"
         spec = PartitionSpec(
-            record.name, at, record.topic_id, f"{setup.topics_directory}/{name}", settings, setup.leader_epoch, setup.clean
+            record.name,
+            at,
+            record.topic_id,
+            f"{setup.topics_directory}/{name}",
+            settings,
+            setup.leader_epoch,
+            setup.clean,
         )
         mailbox = Mailbox(name)
         self._opening.add(name)

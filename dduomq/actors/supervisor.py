@@ -69,9 +69,7 @@ class Supervisor:
                     with trio.CancelScope(shield=True):
                         await actor.quiesce()
                     pause_ms = watch.crashed(error, trio.current_time())
-                    self._log.error(
-                        "actor_crashed", actor=mailbox.name, pause_ms=pause_ms, exc_info=error
-                    )
+                    self._log.error("actor_crashed", actor=mailbox.name, pause_ms=pause_ms, exc_info=error)
                     await trio.sleep(pause_ms / 1000)
                 except trio.Cancelled:
                     actor.on_crash(trio.BrokenResourceError("cancelled"))

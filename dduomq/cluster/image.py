@@ -36,7 +36,15 @@ class TopicRecord:
 
 def encode_topic(topic: TopicRecord) -> bytes:
     return cbor2.dumps(
-        [_VERSION, topic.name, topic.topic_id, topic.partitions, topic.replication, dict(topic.config), topic.created_ms]
+        [
+            _VERSION,
+            topic.name,
+            topic.topic_id,
+            topic.partitions,
+            topic.replication,
+            dict(topic.config),
+            topic.created_ms,
+        ]
     )
 
 

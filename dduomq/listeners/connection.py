@@ -39,7 +39,19 @@ Chunk: TypeAlias = bytes | bytearray | memoryview | FilePart
 class Connection:
     """The sending side, and what the sweeper must know."""
 
-    __slots__ = ("_backlog", "_bytes", "_drained", "_scope", "_stream", "_wake", "_writing", "behind_since", "closed", "last_heard", "last_sent")
+    __slots__ = (
+        "_backlog",
+        "_bytes",
+        "_drained",
+        "_scope",
+        "_stream",
+        "_wake",
+        "_writing",
+        "behind_since",
+        "closed",
+        "last_heard",
+        "last_sent",
+    )
 
     def __init__(self, stream: Stream, now: float) -> None:
         self._stream = stream

@@ -23,7 +23,11 @@ INLINE_READ_BYTES_MAX = 64 * 1024
 
 
 async def fetch(
-    services: Services, context: Context, connection: Connection, correlation: int, body: native.Fetch
+    services: Services,
+    context: Context,
+    connection: Connection,
+    correlation: int,
+    body: native.Fetch,
 ) -> None:
     """Answer a fetch, after `max_wait_ms` at the latest."""
     deadline = services.clock.monotonic() + min(max(body.max_wait_ms, 0), FETCH_WAIT_MS_MAX) / 1000
@@ -101,7 +105,16 @@ def _within(found: list[FetchPlan | DduomqError], max_bytes: int) -> list[FetchP
         if isinstance(item, FetchPlan) and item.size:
             if item.size > left and not is_first:
                 item.close()
-                kept.append(FetchPlan(None, 0, 0, item.high_watermark, item.last_stable_offset, item.log_start_offset))
+                kept.append(
+                    FetchPlan(
+                        None,
+                        0,
+                        0,
+                        item.high_watermark,
+                        item.last_stable_offset,
+                        item.log_start_offset,
+                    )
+                )
                 continue
             left -= item.size
             is_first = False
@@ -113,12 +126,21 @@ def _part(item: FetchPlan | DduomqError) -> native.FetchedPart:
     if isinstance(item, DduomqError):
         return native.FetchedPart(item.code, item.message, -1, -1, -1, 0)
     return native.FetchedPart(
-        0, None, item.high_watermark, item.last_stable_offset, item.log_start_offset, item.size, item.aborted
+        0,
+        None,
+        item.high_watermark,
+        item.last_stable_offset,
+        item.log_start_offset,
+        item.size,
+        item.aborted,
     )
 
 
 async def _answer(
-    services: Services, connection: Connection, correlation: int, found: list[FetchPlan | DduomqError]
+    services: Services,
+    connection: Connection,
+    correlation: int,
+    found: list[FetchPlan | DduomqError],
 ) -> None:
     plans = [item for item in found if isinstance(item, FetchPlan) and item.lease is not None]
     total = sum(plan.size for plan in plans)

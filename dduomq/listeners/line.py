@@ -11,7 +11,17 @@ unless a line is too long. A group's place is kept when its records have been se
 import trio
 
 from dduomq.actors.actor import Reply
-from dduomq.actors.partition import EARLIEST, Acked, Append, Fetch, FetchPlan, FindOffset, OffsetAt, Watcher
+from dduomq.actors.nursery import open_flat_nursery
+from dduomq.actors.partition import (
+    EARLIEST,
+    Acked,
+    Append,
+    Fetch,
+    FetchPlan,
+    FindOffset,
+    OffsetAt,
+    Watcher,
+)
 from dduomq.errors import DduomqError, InvalidRequest, NodeStopping
 from dduomq.limits import DECOMPRESSED_BYTES_MAX, LINE_BYTES_MAX
 from dduomq.listeners.admit import Context, Operation
@@ -138,7 +148,7 @@ class LineSession:
 
     async def _follow(self, topic: str, places: dict[int, int], count: int, group: str) -> None:
         """Send records as they come, until the client goes."""
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with open_flat_nursery() as nursery:
             nursery.start_soon(self._until_gone, nursery.cancel_scope)
             while True:
                 watcher = Watcher()
@@ -162,7 +172,14 @@ class LineSession:
         reply: Reply[FetchPlan] = Reply()
         mailbox = self._services.routes.partition(topic, partition)
         await mailbox.put(
-            Fetch(offset=places[partition], max_bytes=FETCH_BYTES, isolation=1, leader_epoch=-1, watcher=watcher, reply=reply)
+            Fetch(
+                offset=places[partition],
+                max_bytes=FETCH_BYTES,
+                isolation=1,
+                leader_epoch=-1,
+                watcher=watcher,
+                reply=reply,
+            )
         )
         plan = await reply.wait()
         if plan.lease is None:
@@ -176,11 +193,15 @@ class LineSession:
         for position, header in iter_headers(data):
             if not header.is_control:
                 batch = memoryview(data)[position : position + header.size]
-                for record in records.decode(batch, bytes_max=DECOMPRESSED_BYTES_MAX):
-                    if record.offset >= places[partition]:
-                        lines.append((record.value or b"").replace(b"\n", b"\\n") + b"\n")
+                lines += _lines(batch, places[partition])
             places[partition] = header.next_offset
         await self._connection.send_and_wait(b"".join(lines))
         if self._connection.closed:
             raise NodeStopping
         return len(lines)
+
+
+def _lines(batch: memoryview, first_offset: int) -> list[bytes]:
+    """A batch's values, one a line; a line break inside a value is shown as \\n."""
+    found = records.decode(batch, bytes_max=DECOMPRESSED_BYTES_MAX)
+    return [(record.value or b"").replace(b"\n", b"\\n") + b"\n" for record in found if record.offset >= first_offset]

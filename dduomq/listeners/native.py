@@ -33,7 +33,16 @@ TIMEOUT_MS_MAX = 300_000
 class NativeSession:
     """One native connection, from after the magic to its end."""
 
-    __slots__ = ("_connection", "_context", "_cutter", "_greeted", "_in_flight", "_nursery", "_services", "_slot")
+    __slots__ = (
+        "_connection",
+        "_context",
+        "_cutter",
+        "_greeted",
+        "_in_flight",
+        "_nursery",
+        "_services",
+        "_slot",
+    )
 
     def __init__(self, connection: Connection, services: Services, listener: str) -> None:
         self._connection = connection
@@ -165,7 +174,15 @@ class NativeSession:
         if not body.parts:
             pending.finish()
 
-    def produced(self, request: Frame, correlation: int, answer: native.Produced, *, wanted: bool, clean: bool) -> None:
+    def produced(
+        self,
+        request: Frame,
+        correlation: int,
+        answer: native.Produced,
+        *,
+        wanted: bool,
+        clean: bool,
+    ) -> None:
         """All parts of a `Produce` are answered."""
         self._services.buffers.give(request.size)
         if clean:
@@ -192,7 +209,12 @@ class PendingProduce:
     def answered(self, at: int, acked: Acked | None, error: BaseException | None) -> None:
         if acked is not None:
             self._parts[at] = native.ProducedPart(
-                0, None, acked.base_offset, acked.append_time_ms, acked.log_start_offset, acked.durability
+                0,
+                None,
+                acked.base_offset,
+                acked.append_time_ms,
+                acked.log_start_offset,
+                acked.durability,
             )
         else:
             self._is_clean = False  # a disk thread may still be reading the buffer
@@ -204,16 +226,16 @@ class PendingProduce:
 
     def finish(self) -> None:
         answer = native.Produced(cast(tuple[native.ProducedPart, ...], tuple(self._parts)))
-        self._session.produced(
-            self._request, self._correlation, answer, wanted=self._wanted, clean=self._is_clean
-        )
+        self._session.produced(self._request, self._correlation, answer, wanted=self._wanted, clean=self._is_clean)
 
 
 def check_one_batch(view: memoryview, size: int) -> PendingBatch:
     """The one whole batch that a part holds; raises `CorruptMessage` that says what is wrong."""
     header = read_header(view)
     if header.size != size or len(view) != size:
-        raise CorruptMessage(f"a part holds exactly one batch; it has {len(view)} bytes of {size}, the batch {header.size}")
+        raise CorruptMessage(
+            f"a part holds exactly one batch; it has {len(view)} bytes of {size}, the batch {header.size}"
+        )
     if crc_of(view, 0, size) != header.crc:
         raise CorruptMessage("the record batch has a wrong CRC: it was damaged on its way; send it again")
     return PendingBatch(view, header)
@@ -226,11 +248,15 @@ def _topic_metadata(services: Services, record: TopicRecord) -> native.TopicMeta
     route = services.routes.table.get(record.name)
     settings = services.admin.settings_of(record) if route is None else route.settings
     count = record.partitions if route is None else len(route.partitions)
-    partitions = tuple(
-        native.PartitionMetadata(0, at, services.node_id, services.leader_epoch) for at in range(count)
-    )
+    partitions = tuple(native.PartitionMetadata(0, at, services.node_id, services.leader_epoch) for at in range(count))
     return native.TopicMetadata(
-        0, None, record.name, record.topic_id, record.name.startswith("__"), settings.max_message_bytes, partitions
+        0,
+        None,
+        record.name,
+        record.topic_id,
+        record.name.startswith("__"),
+        settings.max_message_bytes,
+        partitions,
     )
 
 
@@ -301,11 +327,14 @@ async def _describe_topic(services: Services, context: Context, body: native.Des
     partitions = []
     for at, state in enumerate(await services.admin.describe(body.name)):
         log = state.log
-        marks = (-1,) * 6 if log is None else (
-            log.log_start_offset, log.log_end_offset, log.high_watermark, log.flushed_offset, log.size_bytes, log.segments
-        )  # fmt: skip
+        marks = (-1,) * 6
+        if log is not None:
+            first = (log.log_start_offset, log.log_end_offset, log.high_watermark)
+            marks = (*first, log.flushed_offset, log.size_bytes, log.segments)
         partitions.append(
-            native.PartitionDescription(at, services.node_id, state.leader_epoch, *marks, state=state.reason or state.state)
+            native.PartitionDescription(
+                at, services.node_id, state.leader_epoch, *marks, state=state.reason or state.state
+            )
         )
     config = tuple(native.ConfigEntry(c.key, c.value, c.is_default, c.doc) for c in services.admin.config_of(body.name))
     return native.TopicDescription(record.name, record.topic_id, tuple(partitions), config)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import structlog
 import trio
 
+from dduomq.actors.nursery import open_flat_nursery
 from dduomq.errors import DduomqError
 from dduomq.limits import HELLO_TIMEOUT_MS, SEND_STALL_TIMEOUT_MS
 from dduomq.listeners.connection import Connection
@@ -74,7 +75,7 @@ class Server:
         connection = Connection(stream, trio.current_time())
         self._connections.add(connection)
         try:
-            async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            async with open_flat_nursery() as nursery:
                 connection.bind(nursery.cancel_scope)
                 nursery.start_soon(connection.write)
                 try:
@@ -96,10 +97,17 @@ class Server:
                 connection.send(HTTP_HINT)
             elif first.startswith(b"\x16\x03"):
                 connection.send(TLS_HINT)
-                self._log.info("connection_closed", peer=connection.peer, reason="TLS is not spoken on this listener")
+                self._log.info(
+                    "connection_closed",
+                    peer=connection.peer,
+                    reason="TLS is not spoken on this listener",
+                )
             elif first:
                 self._log.warning(
-                    "connection_closed", peer=connection.peer, reason="not a protocol spoken here", first=first[:8].hex()
+                    "connection_closed",
+                    peer=connection.peer,
+                    reason="not a protocol spoken here",
+                    first=first[:8].hex(),
                 )
         except DduomqError as error:
             connection.send(frame.write(native.error_header(0, error.code, error.message)))

@@ -76,7 +76,9 @@ class EmbeddedStore:
         """See `MetadataStore.txn`. After a failed write nothing more is accepted until a restart."""
         async with self._lock:
             if self._broken is not None:
-                raise MetadataUnavailable(f"the metadata log can't be written: {self._broken.message}; restart the node")
+                raise MetadataUnavailable(
+                    f"the metadata log can't be written: {self._broken.message}; restart the node"
+                )
             entry = self._state.plan(operations)
             data = encode(entry)
             try:
@@ -125,7 +127,9 @@ class EmbeddedStore:
             receive.close()
 
 
-async def _with_resync(receive: trio.MemoryReceiveChannel[Changed | Resync]) -> AsyncIterator[Changed | Resync]:
+async def _with_resync(
+    receive: trio.MemoryReceiveChannel[Changed | Resync],
+) -> AsyncIterator[Changed | Resync]:
     """The channel's changes; a full channel may have lost some, so a `Resync` follows."""
     while True:
         was_full = receive.statistics().current_buffer_used >= WATCH_BACKLOG

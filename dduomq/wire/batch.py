@@ -95,9 +95,21 @@ def read_header(view: Buffer, position: int = 0) -> BatchHeader:
     """
     if len(view) - position < HEADER_BYTES:
         raise CorruptMessage(f"a record batch header has {HEADER_BYTES} bytes, {len(view) - position} are here")
-    base, length, epoch, magic, crc, attributes, delta, first_ts, max_ts, pid, pepoch, seq, count = (
-        HEADER.unpack_from(view, position)
-    )
+    (
+        base,
+        length,
+        epoch,
+        magic,
+        crc,
+        attributes,
+        delta,
+        first_ts,
+        max_ts,
+        pid,
+        pepoch,
+        seq,
+        count,
+    ) = HEADER.unpack_from(view, position)
     if magic != MAGIC:
         raise CorruptMessage(f"record batch has magic {magic}, only 2 is spoken here")
     size = length + LENGTH_PREFIX_BYTES
@@ -189,9 +201,7 @@ def build(
     return out
 
 
-def set_producer(
-    view: bytearray | memoryview, producer_id: int, producer_epoch: int, base_sequence: int
-) -> None:
+def set_producer(view: bytearray | memoryview, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
     """Write a producer's identity into a finished batch; the CRC is computed again."""
     struct.pack_into(">qhi", view, 43, producer_id, producer_epoch, base_sequence)
     _U32.pack_into(view, 17, crc_of(view, 0, len(view)))

@@ -1,0 +1,1 @@
+"""What dduomq costs, measured: run by `scripts/bench`."""

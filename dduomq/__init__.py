@@ -1,0 +1,1 @@
+"""dduomq: a log broker of the Kafka family on trio."""

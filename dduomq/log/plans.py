@@ -1,0 +1,272 @@
+"""What a log wants done on the disk, as values: each has `run(files)` and touches nothing else.
+
+Always true: a plan holds copies or frozen pieces of the log's state, so that it may run in another thread
+while the log goes on; running it twice does the same as once.
+"""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import attrs
+
+from dduomq.errors import CorruptMessage, DduomqError
+from dduomq.log import index, time_index
+from dduomq.log.files import Files
+from dduomq.log.segment import walk
+from dduomq.wire.batch import BatchHeader
+
+RECOVERY_POINT = "recovery-point"
+LOG_START = "log-start-offset"
+OFFLINE = "offline"
+
+
+def encode_number(number: int) -> bytes:
+    """A checkpoint file with one number: version line, then the number."""
+    return f"0\n{number}\n".encode()
+
+
+def decode_number(data: bytes) -> int | None:
+    """The number in a checkpoint file; None if it can't be read."""
+    lines = data.split(b"\n")
+    if len(lines) < 2 or lines[0] != b"0" or not lines[1].isdigit():
+        return None
+    return int(lines[1])
+
+
+@attrs.frozen
+class PendingBatch:
+    """A batch to append: its bytes, writable and CRC-checked, and its header."""
+
+    view: memoryview
+    header: BatchHeader
+
+
+@attrs.frozen(slots=True)
+class Appended:
+    """Where a batch lies, or lay already."""
+
+    base_offset: int
+    last_offset: int
+    append_time_ms: int
+
+
+Outcome: TypeAlias = Appended | DduomqError
+
+
+@attrs.frozen
+class WriteAt:
+    """Bytes for one place of one file."""
+
+    path: str
+    position: int
+    data: bytes
+
+    def run(self, files: Files) -> None:
+        files.write_at(self.path, [self.data], self.position)
+
+
+@attrs.frozen
+class Replace:
+    """A small file's new content."""
+
+    path: str
+    data: bytes
+
+    def run(self, files: Files) -> None:
+        files.replace(self.path, self.data)
+
+
+@attrs.frozen
+class Truncate:
+    """Cuts a file to its used size: gives reserved space back."""
+
+    path: str
+    size: int
+
+    def run(self, files: Files) -> None:
+        files.truncate(self.path, self.size)
+
+
+Step: TypeAlias = WriteAt | Replace | Truncate
+
+
+@attrs.frozen
+class WritePlan:
+    """One write of many batches into one segment; `outcomes` in the order of the batches that were asked for."""
+
+    outcomes: tuple[Outcome, ...]
+    path: str
+    position: int
+    buffers: tuple[memoryview, ...]
+    size: int
+    reserve_to: int
+    end_offset: int
+    rolled: bool
+    before: tuple[Step, ...]
+    state: object  # the log's own note of what `written` must do
+
+    def run(self, files: Files) -> None:
+        """Raises `DiskFull` or `StorageError`; the log then calls `abandon`."""
+        for step in self.before:
+            step.run(files)
+        files.write_at(self.path, self.buffers, self.position, reserve_to=self.reserve_to)
+
+
+@attrs.frozen
+class FlushPlan:
+    """Sync what was written up to `end_offset`."""
+
+    paths: tuple[str, ...]
+    directories: tuple[str, ...]
+    end_offset: int
+
+    def run(self, files: Files) -> None:
+        for path in self.paths:
+            try:
+                files.sync(path)
+            except FileNotFoundError:  # retention has removed it: nobody needs it any more
+                continue
+        for directory in self.directories:
+            files.sync_dir(directory)
+
+
+@attrs.frozen
+class Steps:
+    """A few small writes one after another: checkpoints, closing."""
+
+    steps: tuple[Step, ...]
+    sync: tuple[str, ...] = ()
+
+    def run(self, files: Files) -> None:
+        for path in self.sync:
+            files.sync(path)
+        for step in self.steps:
+            step.run(files)
+
+
+@attrs.frozen
+class Removal:
+    """Segments that nobody needs any more. The start is written first: a crash between leaves only old files."""
+
+    directory: str
+    paths: tuple[str, ...]
+    log_start_offset: int
+
+    def run(self, files: Files) -> None:
+        files.replace(f"{self.directory}/{LOG_START}", encode_number(self.log_start_offset))
+        for path in self.paths:
+            files.remove(path)
+        if self.paths:
+            files.sync_dir(self.directory)
+
+
+@attrs.frozen
+class ReadPlan:
+    """Whole batches: `size` bytes at `position` of `path`; the next read begins at `next_offset`."""
+
+    path: str
+    position: int
+    size: int
+    next_offset: int
+    aborted: tuple[tuple[int, int], ...] = ()
+
+
+@attrs.frozen
+class Seek:
+    """Find the batches from `offset` on by the index and the log itself; also brings them into the page cache."""
+
+    path: str
+    index_path: str
+    index_bytes: int
+    pending: tuple[tuple[int, int], ...]
+    base_offset: int
+    end_position: int
+    offset: int
+    upper: int
+    max_bytes: int
+
+    def run(self, files: Files) -> ReadPlan | None:
+        """None when nothing whole lies between `offset` and `upper` here."""
+        start = end = -1
+        next_offset = self.offset
+        for position, header, _ in walk(files, self.path, self._floor(files), self.end_position):
+            if header.last_offset < self.offset:
+                continue
+            if header.next_offset > self.upper or (start >= 0 and position + header.size - start > self.max_bytes):
+                break
+            if start < 0:
+                start = position
+            end = position + header.size
+            next_offset = header.next_offset
+        return None if start < 0 else ReadPlan(self.path, start, end - start, next_offset)
+
+    def _floor(self, files: Files) -> int:
+        relative = self.offset - self.base_offset
+        if self.pending and self.pending[0][0] <= relative:
+            return index.floor(self.pending, relative)
+        if not self.index_bytes:
+            return 0
+        try:
+            position = index.floor_in_file(files, self.index_path, self.index_bytes, relative)
+        except FileNotFoundError:
+            return 0
+        return position if position < self.end_position else 0
+
+
+@attrs.frozen
+class TimeSeek:
+    """Find the first record at or after a time, over the segments that may have it."""
+
+    timestamp_ms: int
+    segments: tuple[tuple[str, str, int, int], ...]  # (log, time index, base offset, end position)
+    log_start_offset: int
+
+    def run(self, files: Files) -> tuple[int, int] | None:
+        """(timestamp, offset), or None when every record is older."""
+        for path, time_path, base_offset, end in self.segments:
+            for _, header, batch in walk(files, path, self._begin(files, time_path, base_offset, end), end):
+                if header.is_control or header.last_offset < self.log_start_offset:
+                    continue
+                if header.max_timestamp >= self.timestamp_ms:
+                    return _record_at(batch, header, self.timestamp_ms, self.log_start_offset)
+        return None
+
+    def _begin(self, files: Files, time_path: str, base_offset: int, end: int) -> int:
+        """A position before which every record is older, by the two indexes."""
+        index_path = time_path.removesuffix(".timeindex") + ".index"
+        try:
+            entries = time_index.decode(files.read(time_path))
+            index_bytes = files.size(index_path)
+        except FileNotFoundError:
+            return 0
+        relative = time_index.offset_before(entries, self.timestamp_ms)
+        if not relative or not index_bytes:
+            return 0
+        position = index.floor_in_file(files, index_path, index_bytes, relative)
+        return position if position < end else 0
+
+
+def _record_at(batch: memoryview, header: BatchHeader, timestamp_ms: int, start: int) -> tuple[int, int]:
+    """The first record of a batch at or after the time; of one that can't be read, the batch's own marks."""
+    from dduomq.wire import records
+
+    try:
+        for record in records.decode(batch):
+            if record.timestamp_ms >= timestamp_ms and record.offset >= start:
+                return record.timestamp_ms, record.offset
+    except (CorruptMessage, DduomqError):
+        return header.max_timestamp, header.base_offset
+    return header.max_timestamp, header.base_offset
+
+
+def index_steps(
+    base_path: str, index_bytes: int, time_bytes: int,
+    pending: Sequence[tuple[int, int]], pending_times: Sequence[tuple[int, int]],
+) -> list[Step]:  # fmt: skip
+    """The writes that put pending index entries into their files."""
+    steps: list[Step] = []
+    if pending:
+        steps.append(WriteAt(base_path + ".index", index_bytes, index.encode(pending)))
+    if pending_times:
+        steps.append(WriteAt(base_path + ".timeindex", time_bytes, time_index.encode(pending_times)))
+    return steps
