@@ -1,1 +1,54 @@
-"""dduomq: a log broker of the Kafka family on trio."""
+"""dduomq: a log broker of the Kafka family on trio.
+
+Names are imported when first used, so that a broker does not load the client, nor a client the broker.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dduomq import blocking as blocking
+    from dduomq import errors as errors
+    from dduomq.client.client import Client as Client
+    from dduomq.client.client import Interceptor as Interceptor
+    from dduomq.client.client import connect as connect
+    from dduomq.client.producer import Delivery as Delivery
+    from dduomq.client.record import Message as Message
+    from dduomq.client.record import Record as Record
+    from dduomq.client.record import SendResult as SendResult
+    from dduomq.client.serializers import CBOR as cbor
+    from dduomq.client.serializers import JSON as json
+    from dduomq.client.serializers import TEXT as text
+    from dduomq.client.serializers import ModelSerializer as ModelSerializer
+    from dduomq.node import Node as Node
+    from dduomq.node import open_node as open_node
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Client": ("dduomq.client.client", "Client"),
+    "Delivery": ("dduomq.client.producer", "Delivery"),
+    "Interceptor": ("dduomq.client.client", "Interceptor"),
+    "Message": ("dduomq.client.record", "Message"),
+    "ModelSerializer": ("dduomq.client.serializers", "ModelSerializer"),
+    "Node": ("dduomq.node", "Node"),
+    "Record": ("dduomq.client.record", "Record"),
+    "SendResult": ("dduomq.client.record", "SendResult"),
+    "blocking": ("dduomq.blocking", None),
+    "cbor": ("dduomq.client.serializers", "CBOR"),
+    "connect": ("dduomq.client.client", "connect"),
+    "errors": ("dduomq.errors", None),
+    "json": ("dduomq.client.serializers", "JSON"),
+    "open_node": ("dduomq.node", "open_node"),
+    "text": ("dduomq.client.serializers", "TEXT"),
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module_name, attribute = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'dduomq' has no attribute {name!r}") from None
+    module = import_module(module_name)
+    return module if attribute is None else getattr(module, attribute)

@@ -1,0 +1,218 @@
+"""One connection to one node: many requests in flight, each answered or failed.
+
+Always true: every request that was sent ends in an answer or an error, also when the connection dies; a
+payload is a view of what was received, not a copy.
+"""
+
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+import anyio.abc
+
+from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, from_code
+from dduomq.ports import Buffer
+from dduomq.wire import frame, native
+
+RECEIVE_BYTES = 1024 * 1024
+JOIN_BYTES_MAX = 64 * 1024
+CONNECT_TIMEOUT_S = 10
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Transport(Protocol):
+    """A connected byte stream."""
+
+    async def send(self, data: bytes) -> None: ...
+
+    async def receive(self, max_bytes: int) -> bytes:
+        """b"" at the end."""
+
+    async def aclose(self) -> None: ...
+
+
+Dial: TypeAlias = Callable[[str, int], Awaitable[Transport]]
+BROKEN = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
+
+
+class TcpTransport:
+    """anyio's TCP stream."""
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self._stream = stream
+
+    async def send(self, data: bytes) -> None:
+        await self._stream.send(data)
+
+    async def receive(self, max_bytes: int) -> bytes:
+        try:
+            return await self._stream.receive(max_bytes)
+        except anyio.EndOfStream:
+            return b""
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+async def dial_tcp(host: str, port: int) -> Transport:
+    with anyio.fail_after(CONNECT_TIMEOUT_S):
+        return TcpTransport(await anyio.connect_tcp(host, port))
+
+
+class _Waiting:
+    """A request that waits for its answer."""
+
+    __slots__ = ("body", "code", "error", "event", "message", "payload")
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+        self.code = 0
+        self.message: str | None = None
+        self.body: Any = None
+        self.payload: memoryview = memoryview(b"")
+        self.error: DduomqError | None = None
+
+
+class Pending:
+    """A request that has left. `wait` for its answer, once."""
+
+    __slots__ = ("_connection", "_correlation", "_timeout_ms", "_waiting")
+
+    def __init__(self, connection: "Connection", correlation: int, waiting: _Waiting, timeout_ms: int) -> None:
+        self._connection = connection
+        self._correlation = correlation
+        self._waiting = waiting
+        self._timeout_ms = timeout_ms
+
+    async def wait(self) -> tuple[Any, memoryview]:
+        """(the answer's plain body, its payload). Raises the broker's error, or `OutcomeUnknown`."""
+        waiting = self._waiting
+        try:
+            if not waiting.event.is_set():
+                with anyio.move_on_after(self._timeout_ms / 1000) as scope:
+                    await waiting.event.wait()
+                if scope.cancelled_caught:
+                    raise OutcomeUnknown(f"{self._connection.address} gave no answer in {self._timeout_ms} ms")
+        finally:
+            self._connection.forget(self._correlation)
+        if waiting.error is not None:
+            raise waiting.error
+        if waiting.code:
+            raise from_code(waiting.code, waiting.message or "")
+        return waiting.body, waiting.payload
+
+
+class Connection:
+    """See the file's head. `run` must live in a task group as long as the connection is used."""
+
+    def __init__(self, transport: Transport, address: str) -> None:
+        self._transport = transport
+        self.address = address
+        self._waiting: dict[int, _Waiting] = {}
+        self._numbers = itertools.count(1)
+        self._lock = anyio.Lock()
+        self.broken: DduomqError | None = None
+
+    async def greet(self, client: str) -> native.HelloAnswer:
+        """Say hello; to be called while `run` runs."""
+        await self._transport.send(frame.MAGIC)
+        answer, _ = await self.ask(native.Hello(native.PROTOCOL_VERSION, client), 10_000)
+        return native.from_plain(native.HelloAnswer, answer)
+
+    async def ask(self, body: object, timeout_ms: int, payload: Sequence[Buffer] = ()) -> tuple[Any, memoryview]:
+        """(the answer's plain body, its payload). Raises the broker's error, `NetworkError`, `OutcomeUnknown`."""
+        pending = await self.post(body, timeout_ms, payload)
+        return await pending.wait()
+
+    async def post(self, body: object, timeout_ms: int, payload: Sequence[Buffer] = ()) -> "Pending":
+        """Send a request; its answer is awaited apart, so that requests leave in the order of their posting."""
+        correlation = next(self._numbers)
+        waiting = _Waiting()
+        self._waiting[correlation] = waiting
+        try:
+            await self._send(correlation, body, timeout_ms, payload)
+        except BaseException:
+            self._waiting.pop(correlation, None)
+            raise
+        return Pending(self, correlation, waiting, timeout_ms)
+
+    async def tell(self, body: object, timeout_ms: int, payload: Sequence[Buffer]) -> None:
+        """Send a request that has no answer."""
+        await self._send(next(self._numbers), body, timeout_ms, payload)
+
+    def forget(self, correlation: int) -> None:
+        """Nobody waits for that answer any more."""
+        self._waiting.pop(correlation, None)
+
+    async def _send(self, correlation: int, body: object, timeout_ms: int, payload: Sequence[Buffer]) -> None:
+        size = sum(len(part) for part in payload)
+        head = frame.write(native.request_header(correlation, timeout_ms, body), size)
+        if self.broken is not None:
+            raise self.broken
+        try:
+            async with self._lock:
+                if size <= JOIN_BYTES_MAX:
+                    await self._transport.send(b"".join((head, *payload)))
+                    return
+                with anyio.CancelScope(shield=True):  # half a frame would break the connection
+                    await self._transport.send(head)
+                    for part in payload:
+                        await self._transport.send(part)  # type: ignore[arg-type]  # any buffer will do
+        except BROKEN as error:
+            raise self._break(NetworkError(f"the connection to {self.address} broke: {_text(error)}")) from error
+
+    async def run(self) -> None:
+        """Receive answers until the connection ends; then fail whatever still waits."""
+        buffer, need = bytearray(), frame.PREFIX_BYTES
+        try:
+            while data := await self._transport.receive(RECEIVE_BYTES):
+                buffer += data
+                if len(buffer) >= need:
+                    buffer, need = self._cut(buffer)
+            self._break(NetworkError(f"{self.address} closed the connection"))
+        except BROKEN as error:
+            self._break(NetworkError(f"the connection to {self.address} broke: {_text(error)}"))
+        except DduomqError as error:
+            self._break(error)
+        finally:
+            self._break(NetworkError(f"the connection to {self.address} is closed"))
+            with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                await self._transport.aclose()
+
+    def _cut(self, buffer: bytearray) -> tuple[bytearray, int]:
+        """Hand on the whole answers in `buffer`; (what is left of it, how much the next one needs)."""
+        view, at, need = memoryview(buffer), 0, frame.PREFIX_BYTES
+        while len(view) - at >= frame.PREFIX_BYTES:
+            header_length, payload_length = frame.read_prefix(view[at : at + frame.PREFIX_BYTES], ANSWER_BYTES_MAX)
+            start = at + frame.PREFIX_BYTES
+            end = start + header_length + payload_length
+            if end > len(view):
+                need = end - at
+                break
+            self._answered(view[start : start + header_length], view[start + header_length : end])
+            at = end
+        return bytearray(view[at:]), need
+
+    def _answered(self, header: memoryview, payload: memoryview) -> None:
+        correlation, code, message, body = native.read_answer(frame.read_header(bytes(header)))
+        if correlation == 0:
+            raise from_code(code, message or "")
+        waiting = self._waiting.get(correlation)
+        if waiting is None:
+            return
+        waiting.code, waiting.message, waiting.body, waiting.payload = code, message, body, payload
+        waiting.event.set()
+
+    def _break(self, error: DduomqError) -> DduomqError:
+        if self.broken is None:
+            self.broken = error
+        for waiting in self._waiting.values():
+            if not waiting.event.is_set():
+                waiting.error = OutcomeUnknown(f"no answer came: {error.message}")
+                waiting.event.set()
+        return self.broken
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__
