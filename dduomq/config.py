@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from dduomq.log.settings import KEYS, TopicSettings
 
 from dduomq import limits
 from dduomq.errors import ConfigError, InvalidConfig
+from dduomq.log.settings import KEYS, TopicSettings
 
 DEFAULT_PORT = 6086
 ENVIRONMENT_PREFIX = "DDUOMQ_"

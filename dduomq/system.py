@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from random import SystemRandom
 
 import trio
-from dduomq.log.files import RealFiles
 
 from dduomq.errors import ListenError
+from dduomq.log.files import RealFiles
 from dduomq.ports import Buffer, FileRange, Job, Ports
 
 ACCEPT_BACKLOG = 1_024

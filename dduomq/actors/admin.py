@@ -22,7 +22,7 @@ from dduomq.cluster.image import (
     encode_topic,
     encode_value,
 )
-from dduomq.cluster.ports import Check, Del, MetadataConflict, MetadataStore, Put, Versioned
+from dduomq.cluster.ports import Check, Del, MetadataConflict, MetadataStore, Operation, Put, Versioned
 from dduomq.errors import (
     InvalidConfig,
     InvalidPartitions,
@@ -154,7 +154,7 @@ class Admin:
         """Raises `UnknownTopicOrPartition`. Its records are gone for good."""
         held = await self._held(name)
         places = await self._store.scan(f"/line/{decode_topic(held.value).topic_id}/")
-        operations = [
+        operations: list[Operation] = [
             Check(held.key, held.version),
             Del(held.key),
             *(Del(place.key) for place in places),

@@ -9,6 +9,7 @@ the event loop, with the result or the exception.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar
 
 import attrs
@@ -52,7 +53,7 @@ class DiskActor(Actor):
             self._free -= 1
             self.hops += 1
             self.jobs += len(jobs)
-            self._executor.submit([job.run for job in jobs], lambda results, jobs=jobs: self._done(jobs, results))
+            self._executor.submit([job.run for job in jobs], partial(self._done, jobs))
 
     def _done(self, jobs: list[DiskJob], results: list[object]) -> None:
         self._free += 1

@@ -760,7 +760,9 @@ class PartitionActor(Actor):
         """
 
         def done(result: object) -> None:
-            completed = Completed(owner=self, then=then, result=result, reply=request and request.reply)
+            completed = Completed(
+                owner=self, then=then, result=result, reply=None if request is None else request.reply
+            )
             self.mailbox.post(completed)
 
         self._disk.submit(run, done)

@@ -105,7 +105,7 @@ class _Watch:
             raise TooManyCrashes(
                 f"{self.mailbox.name} crashed {len(self._crashes)} times in a minute, last with {self._last_error}"
             ) from error
-        return min(RESTART_BACKOFF_MS * 2 ** len(recent), RESTART_BACKOFF_MS_MAX)
+        return min(RESTART_BACKOFF_MS << len(recent), RESTART_BACKOFF_MS_MAX)
 
     def status(self) -> ActorStatus:
         return ActorStatus(self.mailbox.name, self._restarts, self._last_error, self.mailbox.statistics())

@@ -6,17 +6,19 @@ snapshot when it has grown past `COMPACT_BYTES`; a crash at any moment leaves on
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar, cast
 
 import trio
 
 from dduomq.actors.disk import DiskClient
-from dduomq.cluster.metadata import MetadataState, decode_all, encode
+from dduomq.cluster.metadata import Entry, MetadataState, decode_all, encode
 from dduomq.cluster.ports import Changed, MetadataUnavailable, Operation, Resync, Versioned
 from dduomq.errors import DduomqError, StorageError
 from dduomq.log.files import Files
 
 COMPACT_BYTES = 4 * 1024 * 1024
 WATCH_BACKLOG = 1_024
+T = TypeVar("T")
 
 
 class EmbeddedStore:
@@ -39,7 +41,7 @@ class EmbeddedStore:
         for entry in entries:
             self._state.apply(entry)
 
-    def _load(self) -> object:
+    def _load(self) -> tuple[list[Entry], int]:
         self._files.make_dir(self._directory)
         if not self._files.exists(self._path):
             return [], 0
@@ -50,7 +52,7 @@ class EmbeddedStore:
             self._files.sync(self._path)
         return entries, end
 
-    async def _run(self, job: Callable[[], object]) -> "tuple[list[object], int] | object":
+    async def _run(self, job: Callable[[], T]) -> T:
         """A disk job's result, awaited to its end even when cancelled."""
         done = trio.Event()
         results: list[object] = []
@@ -64,7 +66,7 @@ class EmbeddedStore:
             await done.wait()
         if isinstance(results[0], BaseException):
             raise results[0]
-        return results[0]
+        return cast(T, results[0])
 
     async def get(self, key: str) -> Versioned | None:
         return self._state.get(key)
@@ -93,12 +95,11 @@ class EmbeddedStore:
                 await self._compact()
             return entry.revision
 
-    def _append(self, data: bytes) -> object:
+    def _append(self, data: bytes) -> None:
         self._files.write_at(self._path, [data], self._end)
         self._files.sync(self._path)
         if self._end == 0:
             self._files.sync_dir(self._directory)
-        return None
 
     async def _compact(self) -> None:
         data = encode(self._state.snapshot())

@@ -367,7 +367,7 @@ def to_plain(value: object) -> object:
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
         return dict(value)
-    return _encoder(type(value))(value)
+    return _encoder(type(value))(value)  # type: ignore[arg-type]  # a class is hashable
 
 
 # --- arrays to values -------------------------------------------------------------------------------
@@ -434,7 +434,7 @@ def _class_reader(cls: type) -> tuple[tuple[_Reader, ...], int]:
 
 def from_plain(cls: type[T], plain: Any) -> T:
     """The value of class `cls` that `to_plain` made `plain` from; raises `WireError`."""
-    readers, required = _class_reader(cls)
+    readers, required = _class_reader(cls)  # type: ignore[arg-type]  # a class is hashable
     if type(plain) is not list or len(plain) < required:
         raise WireError(f"{cls.__name__} needs a list of at least {required}")
     return cls(*[reader(item) for reader, item in zip(readers, plain, strict=False)])

@@ -1,0 +1,115 @@
+"""The blocking face: every call is handed to the client's own thread and waited for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from dduomq.client.admin import Admin
+from dduomq.client.client import Client
+from dduomq.client.client import connect as connect_async
+from dduomq.client.consumer import Reader, Start
+from dduomq.client.producer import Delivery
+from dduomq.client.record import Record, SendResult
+
+
+class BlockingAdmin:
+    """Every method of `dduomq.client.admin.Admin`, waited for."""
+
+    def __init__(self, portal: BlockingPortal, admin: Admin) -> None:
+        self._portal = portal
+        self._admin = admin
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._admin, name)
+
+        def call(*args: Any, **fields: Any) -> Any:
+            return self._portal.call(lambda: method(*args, **fields))
+
+        return call
+
+
+class BlockingReader:
+    """Iterate for records, for ever; or `pull` some."""
+
+    def __init__(self, portal: BlockingPortal, reader: Reader) -> None:
+        self._portal = portal
+        self._reader = reader
+
+    def pull(self, max_records: int = 500, timeout: float | None = None) -> list[Record]:
+        """Up to `max_records`; [] after `timeout` seconds without any."""
+        return self._portal.call(self._reader.pull, max_records, timeout)
+
+    def seek(self, partition: int, offset: int) -> None:
+        self._portal.call(self._reader.seek, partition, offset)
+
+    def seek_to(self, start: Start, partition: int | None = None) -> None:
+        self._portal.call(self._reader.seek_to, start, partition)
+
+    def position(self, partition: int) -> int:
+        return self._portal.call(self._reader.position, partition)
+
+    def __iter__(self) -> Iterator[Record]:
+        while True:
+            yield from self.pull(timeout=1.0)
+
+
+class BlockingDelivery:
+    """A record under way; `result()` waits for its end."""
+
+    def __init__(self, portal: BlockingPortal, delivery: Delivery) -> None:
+        self._portal = portal
+        self._delivery = delivery
+
+    @property
+    def done(self) -> bool:
+        return self._delivery.done
+
+    def result(self) -> SendResult:
+        """Raises the error that the delivery ended in."""
+        return self._portal.call(self._delivery.wait)
+
+
+class BlockingClient:
+    """`dduomq.Client` for scripts; see there for the arguments."""
+
+    def __init__(self, portal: BlockingPortal, client: Client) -> None:
+        self._portal = portal
+        self._client = client
+        self.admin = BlockingAdmin(portal, client.admin)
+
+    def send(self, topic: str, value: Any, **fields: Any) -> SendResult:
+        return self._portal.call(lambda: self._client.send(topic, value, **fields))
+
+    def send_async(self, topic: str, value: Any, **fields: Any) -> BlockingDelivery:
+        """Hand a record over; waits only for room in the buffer."""
+        delivery = self._portal.call(lambda: self._client.send_async(topic, value, **fields))
+        return BlockingDelivery(self._portal, delivery)
+
+    def send_oneway(self, topic: str, value: Any, **fields: Any) -> None:
+        self._portal.call(lambda: self._client.send_oneway(topic, value, **fields))
+
+    def send_batch(self, topic: str, values: Any, **fields: Any) -> SendResult:
+        return self._portal.call(lambda: self._client.send_batch(topic, values, **fields))
+
+    def flush(self) -> None:
+        self._portal.call(self._client.flush)
+
+    def pull(self, topic: str, **fields: Any) -> list[Record]:
+        return self._portal.call(lambda: self._client.pull(topic, **fields))
+
+    @contextmanager
+    def reader(self, topic: str, **fields: Any) -> Iterator[BlockingReader]:
+        with self._portal.wrap_async_context_manager(self._client.reader(topic, **fields)) as reader:
+            yield BlockingReader(self._portal, reader)
+
+
+@contextmanager
+def connect(address: str = "localhost:6086", **options: Any) -> Iterator[BlockingClient]:
+    """`dduomq.connect` for scripts; the same arguments, the same errors."""
+    with (
+        start_blocking_portal("trio") as portal,
+        portal.wrap_async_context_manager(connect_async(address, **options)) as client,
+    ):
+        yield BlockingClient(portal, client)
