@@ -1,1 +1,1 @@
-
+"""The `dduomq` command: people and scripts at a prompt, through the public client."""

@@ -1,1 +1,1 @@
-
+"""The Python client, under trio and asyncio alike; it never imports the broker."""

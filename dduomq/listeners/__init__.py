@@ -1,1 +1,1 @@
-
+"""Sockets: bytes in, requests through the gate, answers out."""

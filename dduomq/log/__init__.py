@@ -1,1 +1,1 @@
-
+"""The log on disk: segments, indexes, producers, recovery; pure but for `files.py`."""

@@ -1,1 +1,1 @@
-
+"""Adapters of the metadata port: where the cluster's facts are kept."""

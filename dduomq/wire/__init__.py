@@ -1,1 +1,1 @@
-
+"""Bytes to frozen values and back, without input or output."""

@@ -23,7 +23,7 @@ class Module:
     @property
     def room(self) -> str:
         """The folder or file right below the package: `log`, `node`; empty for the package itself."""
-        return (self.name.split(".") + [""])[1]
+        return self.name.partition(".")[2].partition(".")[0]
 
     @property
     def is_package(self) -> bool:
