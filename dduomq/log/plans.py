@@ -161,6 +161,17 @@ class Removal:
 
 
 @attrs.frozen
+class Damage:
+    """Offsets `first` to `end` - 1 are damaged: the bytes `position` to `next_position` of segment `base_offset`."""
+
+    first: int
+    end: int
+    base_offset: int
+    position: int
+    next_position: int
+
+
+@attrs.frozen
 class ReadPlan:
     """Whole batches: `size` bytes at `position` of `path`; the next read begins at `next_offset`."""
 
@@ -180,6 +191,7 @@ class Seek:
     index_bytes: int
     pending: tuple[tuple[int, int], ...]
     base_offset: int
+    begin_position: int
     end_position: int
     offset: int
     upper: int
@@ -189,7 +201,9 @@ class Seek:
         """None when nothing whole lies between `offset` and `upper` here."""
         start = end = -1
         next_offset = self.offset
-        for position, header, _ in walk(files, self.path, self._floor(files), self.end_position):
+        for position, header, _ in walk(
+            files, self.path, max(self._floor(files), self.begin_position), self.end_position
+        ):
             if header.last_offset < self.offset:
                 continue
             if header.next_offset > self.upper or (start >= 0 and position + header.size - start > self.max_bytes):
@@ -198,6 +212,8 @@ class Seek:
                 start = position
             end = position + header.size
             next_offset = header.next_offset
+            if next_offset >= self.upper:
+                break
         return None if start < 0 else ReadPlan(self.path, start, end - start, next_offset)
 
     def _floor(self, files: Files) -> int:
@@ -224,11 +240,20 @@ class TimeSeek:
     def run(self, files: Files) -> tuple[int, int] | None:
         """(timestamp, offset), or None when every record is older."""
         for path, time_path, base_offset, end in self.segments:
-            for _, header, batch in walk(files, path, self._begin(files, time_path, base_offset, end), end):
-                if header.is_control or header.last_offset < self.log_start_offset:
-                    continue
-                if header.max_timestamp >= self.timestamp_ms:
-                    return _record_at(batch, header, self.timestamp_ms, self.log_start_offset)
+            try:
+                found = self._look(files, path, self._begin(files, time_path, base_offset, end), end)
+            except CorruptMessage:  # what is damaged is not served; later segments may have it
+                continue
+            if found is not None:
+                return found
+        return None
+
+    def _look(self, files: Files, path: str, begin: int, end: int) -> tuple[int, int] | None:
+        for _, header, batch in walk(files, path, begin, end):
+            if header.is_control or header.last_offset < self.log_start_offset:
+                continue
+            if header.max_timestamp >= self.timestamp_ms:
+                return _record_at(batch, header, self.timestamp_ms, self.log_start_offset)
         return None
 
     def _begin(self, files: Files, time_path: str, base_offset: int, end: int) -> int:

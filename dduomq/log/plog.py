@@ -33,6 +33,7 @@ from dduomq.log.plans import (
     OFFLINE,
     RECOVERY_POINT,
     Appended,
+    Damage,
     FlushPlan,
     Outcome,
     PendingBatch,
@@ -99,7 +100,7 @@ class PartitionLog:
     """See the file's head. All positions are bytes, all times wall-clock ms."""
 
     __slots__ = (
-        "_checkpointed", "_dirty", "_dirty_directories", "_pending", "_pending_times", "_planned", "_quarantined",
+        "_checkpointed", "_damages", "_dirty", "_dirty_directories", "_pending", "_pending_times", "_planned",
         "_snapshot_size", "_start_checkpointed", "_tail", "directory", "epochs", "flushed_offset", "high_watermark",
         "leader_epoch", "log_end_offset", "log_start_offset", "producers", "segments", "settings", "size_bytes",
     )  # fmt: skip
@@ -115,7 +116,7 @@ class PartitionLog:
         log_end_offset: int,
         producers: Producers,
         epochs: EpochCache,
-        quarantined: tuple[tuple[int, int], ...] = (),
+        damages: tuple[Damage, ...] = (),
     ) -> None:
         self.directory = directory
         self.settings = settings
@@ -137,7 +138,7 @@ class PartitionLog:
         self._start_checkpointed = log_start_offset
         self._snapshot_size = self.size_bytes
         self._planned = False
-        self._quarantined = quarantined
+        self._damages = damages
 
     @property
     def active(self) -> Segment:
@@ -420,8 +421,8 @@ class PartitionLog:
                 return None
         if offset < self.log_start_offset:
             raise OffsetOutOfRange(f"offset {offset} is gone, the log begins at {self.log_start_offset}")
-        if self._quarantined:
-            upper = self._below_quarantine(offset, upper)
+        if self._damages:
+            upper = self._below_damage(offset, upper)
         tail = self._tail
         if tail and offset >= tail[0][0]:
             return self._read_tail(tail, offset, max_bytes, upper)
@@ -446,9 +447,16 @@ class PartitionLog:
         at = self._segment_at(offset)
         segment = self.segments[at]
         is_active = segment is self.active
+        begin, end = 0, segment.size
+        for damage in self._damages:
+            if damage.base_offset == segment.base_offset:
+                if damage.end <= offset:
+                    begin = max(begin, damage.next_position)
+                else:
+                    end = min(end, damage.position)
         return Seek(
             segment.path(self.directory), segment.path(self.directory, INDEX), segment.index_bytes,
-            tuple(self._pending or ()) if is_active else (), segment.base_offset, segment.size,
+            tuple(self._pending or ()) if is_active else (), segment.base_offset, begin, end,
             offset, upper, max_bytes,
         )  # fmt: skip
 
@@ -462,14 +470,15 @@ class PartitionLog:
                 high = middle
         return max(low - 1, 0)
 
-    def _below_quarantine(self, offset: int, upper: int) -> int:
-        for first, end in self._quarantined:
-            if first <= offset < end:
+    def _below_damage(self, offset: int, upper: int) -> int:
+        for damage in self._damages:
+            if damage.first <= offset < damage.end:
                 raise CorruptMessage(
-                    f"offsets {first} to {end - 1} are damaged on disk and are not served; go on at {end}"
+                    f"offsets {damage.first} to {damage.end - 1} are damaged on disk and are not served; "
+                    f"go on at {damage.end}"
                 )
-            if offset < first:
-                return min(upper, first)
+            if offset < damage.first:
+                return min(upper, damage.first)
         return upper
 
     def max_timestamp(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from dduomq.errors import CorruptMessage, StorageError
 from dduomq.limits import CORRUPTION_SEARCH_BYTES_MAX, SCAN_CHUNK_BYTES
 from dduomq.log import epochs, index, producers, time_index
 from dduomq.log.files import Files
-from dduomq.log.plans import LOG_START, OFFLINE, RECOVERY_POINT, decode_number
+from dduomq.log.plans import LOG_START, OFFLINE, RECOVERY_POINT, Damage, decode_number
 from dduomq.log.plog import PartitionLog
 from dduomq.log.producers import Producers
 from dduomq.log.segment import INDEX, LOG, SNAPSHOT, TIME_INDEX, Segment, file_name, parse_name, walk
@@ -27,7 +27,7 @@ from dduomq.wire.batch import HEADER_BYTES, MAGIC, BatchHeader, crc_of, read_hea
 METADATA = "partition.metadata"
 QUARANTINE = "quarantine"
 _MAGIC_AT = 16
-_PAIR = struct.Struct(">qq")
+_DAMAGE = struct.Struct(">qqqqq")
 
 
 @attrs.frozen
@@ -90,7 +90,7 @@ class _Opening:
         for segment in self._segments[: len(bases)]:
             segment.size = files.size(segment.path(directory))
         self._end = self._start
-        self._quarantined: list[tuple[int, int]] = self._read_quarantine()
+        self._damages: list[Damage] = self._read_quarantine()
         self._producers = Producers()
         self.report = RecoveryReport()
 
@@ -179,7 +179,7 @@ class _Opening:
                 position = at + header.size
             self._count(scanned=position - begun)
             if position < length:
-                resumed = self._resume(path, position, length)
+                resumed = self._resume(segment, position, length)
                 if resumed is None:
                     break
                 position = resumed
@@ -192,25 +192,25 @@ class _Opening:
             return False
         return True
 
-    def _resume(self, path: str, position: int, length: int) -> int | None:
+    def _resume(self, segment: Segment, position: int, length: int) -> int | None:
         """Where to go on behind damage, which is then quarantined; None for a torn tail."""
-        found = self._behind(path, position, length)
+        found = self._behind(segment.path(self._directory), position, length)
         if found is not None:
-            self._quarantine(self._end, found[1].base_offset)
-            self._end = found[1].base_offset
-            return found[0]
-        if self._recovery_point is not None and self._end < self._recovery_point:
-            self._quarantine(self._end, self._recovery_point)  # it was synced: this is no torn tail
-            self._end = self._recovery_point
-            return length
-        return None
+            next_position, next_offset = found[0], found[1].base_offset
+        elif self._recovery_point is not None and self._end < self._recovery_point:
+            next_position, next_offset = length, self._recovery_point  # it was synced: this is no torn tail
+        else:
+            return None
+        self._quarantine(Damage(self._end, next_offset, segment.base_offset, position, next_position))
+        self._end = next_offset
+        return next_position
 
     def _good(self, path: str, position: int, length: int) -> Iterator[tuple[int, BatchHeader]]:
-        """The run of whole batches with rising offsets that begins at `position`."""
+        """The run of whole batches, offsets without a gap, that begins at `position`."""
         expected = self._end
         try:
             for at, header, batch in walk(self._files, path, position, length):
-                if header.base_offset < expected or crc_of(batch, 0, header.size) != header.crc:
+                if header.base_offset != expected or crc_of(batch, 0, header.size) != header.crc:
                     return
                 yield at, header
                 expected = header.next_offset
@@ -252,17 +252,21 @@ class _Opening:
             magic = chunk.find(MAGIC, magic + 1)
         return None
 
-    def _quarantine(self, first: int, end: int) -> None:
-        self._quarantined.append((first, end))
-        data = b"".join(_PAIR.pack(*pair) for pair in self._quarantined)
+    def _quarantine(self, damage: Damage) -> None:
+        if damage in self._damages:
+            return
+        self._damages.append(damage)
+        data = b"".join(_DAMAGE.pack(*attrs.astuple(held)) for held in self._damages)
         self._files.replace(f"{self._directory}/{QUARANTINE}", data)
-        self.report = attrs.evolve(self.report, quarantined=tuple(self._quarantined))
+        found = tuple((held.first, held.end) for held in self._damages)
+        self.report = attrs.evolve(self.report, quarantined=found)
 
-    def _read_quarantine(self) -> list[tuple[int, int]]:
+    def _read_quarantine(self) -> list[Damage]:
         if QUARANTINE not in self.names:
             return []
         data = self._files.read(f"{self._directory}/{QUARANTINE}")
-        return list(_PAIR.iter_unpack(data[: len(data) - len(data) % _PAIR.size]))
+        whole = len(data) - len(data) % _DAMAGE.size
+        return [Damage(*fields) for fields in _DAMAGE.iter_unpack(data[:whole])]
 
     def _write_indexes(
         self, segment: Segment, entries: Sequence[tuple[int, int]], times: Sequence[tuple[int, int]]
@@ -343,7 +347,7 @@ class _Opening:
                 position = resumed[0]
 
     def _is_quarantined(self, offset: int) -> bool:
-        return any(first <= offset < end for first, end in self._quarantined)
+        return any(damage.first <= offset < damage.end for damage in self._damages)
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -373,7 +377,7 @@ class _Opening:
             log_end_offset=self._end,
             producers=self._producers,
             epochs=cache,
-            quarantined=tuple(self._quarantined),
+            damages=tuple(self._damages),
         )
 
 

@@ -1,0 +1,1 @@
+"""Tests of dduomq; laid out as the package is."""
