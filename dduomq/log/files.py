@@ -21,7 +21,7 @@ from dduomq.errors import DataDirError, DiskFull, StorageError
 from dduomq.limits import OPEN_FILES_MAX
 from dduomq.ports import Buffer
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 BUFFERS_PER_WRITE_MAX = 1024  # IOV_MAX
 PROBE_STEP_BYTES = 64 * 1024
 _KEEP_SIZE = 1

@@ -1,0 +1,1 @@
+"""What `dduomq-dump` does: read log files by themselves, without a broker."""
