@@ -54,17 +54,15 @@ async def test_a_fetch_that_waits_is_woken_by_the_append(mq):
     """Long poll: no polling, no waiting for the time-out."""
     await mq.admin.create_topic("quiet", partitions=1)
     got = []
-    async with mq.reader("quiet", wait=60) as reader, trio.open_nursery() as nursery:
+    with trio.fail_after(30):
+        async with mq.reader("quiet", wait=60) as reader, trio.open_nursery() as nursery:
 
-        async def read():
-            got.extend(await reader.pull())
+            async def read():
+                got.extend(await reader.pull())
 
-        nursery.start_soon(read)
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        with trio.fail_after(30):
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked(0.05)
             await mq.send("quiet", "news")
-            while not got:
-                await trio.sleep(0.01)
     assert got[0].value == b"news"
 
 
@@ -393,6 +391,14 @@ def test_a_node_stops_in_good_order(tmp_path):
     assert (tmp_path / "d" / "clean-shutdown").exists()
 
 
+def _sent_until_refused(mq):
+    for number in range(100):
+        try:
+            yield mq.send("t", f"{number}" + "x" * 10_000, partition=0).offset
+        except DduomqError:
+            return
+
+
 def test_a_full_disk_makes_the_log_read_only(tmp_path):
     """Sends fail with what to do, reads go on, and what was acknowledged stays."""
     script = (
@@ -405,11 +411,8 @@ def test_a_full_disk_makes_the_log_read_only(tmp_path):
     try:
         address = next(json.loads(line)["listen"][0] for line in process.stderr if "node_ready" in line)
         with dduomq.blocking.connect(address, delivery_timeout=1.0) as mq:
-            acked = []
-            with pytest.raises(DduomqError):
-                for number in range(100):
-                    acked.append(mq.send("t", f"{number}" + "x" * 10_000, partition=0).offset)
-            assert len(acked) > 10
+            acked = list(_sent_until_refused(mq))
+            assert 10 < len(acked) < 100
             with mq.reader("t", partitions=[0]) as reader:
                 assert [r.offset for r in reader.pull(1000)] == acked
     finally:
