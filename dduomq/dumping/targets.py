@@ -74,5 +74,10 @@ def _inside(directory: Path, *, logs_only: bool) -> Iterator[Target]:
     order = list(Kind)
     targets.sort(key=lambda target: (target.path.parent, target.base_offset, order.index(target.kind)))
     for target in targets:
-        if target.path.is_file() and (target.kind is Kind.LOG or not logs_only):
+        if target.path.is_file() and (target.kind is Kind.LOG or not logs_only) and _is_named_by_offset(target):
             yield target
+
+
+def _is_named_by_offset(target: Target) -> bool:
+    """Other files may end in `.log`, too: the node's metadata is no log of records."""
+    return target.kind is Kind.CHECKPOINT or parse_name(target.path.name, target.kind.value) is not None
