@@ -1,0 +1,76 @@
+"""The `dduomq` command: its sub-commands, and how it ends.
+
+Exit codes: 0 done, 1 the broker or the network said no, 2 the command was wrong, 130 Ctrl-C. Always true: a
+failure is one line on standard error; a closed pipe and Ctrl-C end it without a word.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from dduomq.cli import consume, produce, topic
+from dduomq.errors import ConfigError, DduomqError, InvalidConfig, InvalidTopic, UsageError
+
+MISTAKES = (ConfigError, UsageError, InvalidConfig, InvalidTopic)
+
+app = typer.Typer(
+    name="dduomq",
+    help="Topics, records and their places: a command line for dduomq.\n\n"
+    "Every command talks to one node: --server HOST:PORT, or DDUOMQ_SERVER in the environment.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(topic.app, name="topic")
+app.command("produce")(produce.produce)
+app.command("consume")(consume.consume)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+def _end(error: BaseException) -> int:
+    """Say what went wrong, if anything is to be said; the exit code."""
+    leaves = _leaves(error)
+    if any(isinstance(leaf, KeyboardInterrupt | typer.Abort) for leaf in leaves):
+        return 130
+    if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    for leaf in leaves:
+        if isinstance(leaf, DduomqError):
+            _say(leaf.message)
+            return 2 if isinstance(leaf, MISTAKES) else 1
+        if hasattr(leaf, "format_message"):  # a mistake that the command line's parser found
+            _say(f"{leaf.format_message().rstrip('.')}; --help shows what there is")
+            return 2
+        if isinstance(leaf, OSError):
+            _say(f"{leaf.filename or 'input or output'}: {(leaf.strerror or str(leaf)).lower()}")
+            return 2
+    raise error
+
+
+def _say(text: str) -> None:
+    print(f"dduomq: error: {' '.join(text.split())}", file=sys.stderr)
+
+
+def cli(args: Sequence[str] | None = None) -> NoReturn:
+    """The console script `dduomq`."""
+    try:
+        code = app(args=args, prog_name="dduomq", standalone_mode=False)
+        sys.stdout.flush()
+    except SystemExit as stop:  # the parser's own, which hides a closed pipe
+        code = _end(stop.__context__) if isinstance(stop.__context__, BrokenPipeError) else stop.code
+    except (Exception, KeyboardInterrupt) as error:
+        code = _end(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    cli()
