@@ -5,7 +5,8 @@ Always true: it ends with 0 only if every record was acknowledged; on an error i
 
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -48,7 +49,7 @@ class _Tally:
             self.error = error
 
 
-async def _lines(stream: BinaryIO, progress: "Progress | None") -> AsyncIterator[bytes]:
+async def _lines(stream: BinaryIO, progress: "Progress | None") -> AsyncGenerator[bytes, None]:
     """Whole lines as they come; the event loop goes on while nothing does."""
     import anyio.to_thread
 
@@ -100,15 +101,16 @@ async def _send_all(mq: "Client", plan: _Plan, stream: BinaryIO, progress: "Prog
 
     begun = anyio.current_time()
     number = 0
-    async for text in _lines(stream, progress):
-        number += 1
-        line = plan.format.parse(text, number)
-        if plan.rate is not None:
-            await anyio.sleep(max(0.0, begun + tally.sent / plan.rate - anyio.current_time()))
-        await mq.send_async(plan.topic, line.value, callback=tally.ended, **plan.fields(line))
-        tally.sent += 1
-        if tally.error is not None or tally.sent == plan.limit:
-            break
+    async with aclosing(_lines(stream, progress)) as lines:
+        async for text in lines:
+            number += 1
+            line = plan.format.parse(text, number)
+            if plan.rate is not None:
+                await anyio.sleep(max(0.0, begun + tally.sent / plan.rate - anyio.current_time()))
+            await mq.send_async(plan.topic, line.value, callback=tally.ended, **plan.fields(line))
+            tally.sent += 1
+            if tally.error is not None or tally.sent == plan.limit:
+                break
     await mq.flush()
 
 
@@ -193,8 +195,8 @@ def _run(plan: _Plan, file: Path | None, tally: _Tally, server: str, quiet: bool
 def _open(file: Path | None) -> BinaryIO:
     """Unbuffered: a read gives what is there, and a thread that waits in one holds no lock when we leave."""
     if file is None:
-        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # type: ignore[return-value]  # raw is enough
-    return file.open("rb", buffering=0)  # type: ignore[return-value]
+        return open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)
+    return file.open("rb", buffering=0)
 
 
 def _summarise(topic: str, tally: _Tally, seconds: float, *, as_json: bool, quiet: bool) -> None:

@@ -56,10 +56,10 @@ def partition(tmp_path: Path) -> Path:
 
 def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of one call."""
-    with pytest.raises(SystemExit) as exit:
+    with pytest.raises(SystemExit) as stopped:
         cli([str(arg) for arg in args])
     captured = capsys.readouterr()
-    return int(exit.value.code or 0), captured.out, captured.err
+    return int(stopped.value.code or 0), captured.out, captured.err
 
 
 def shown(partition: Path, start: str | None = None, stop: str | None = None) -> list[int]:
