@@ -44,9 +44,7 @@ def parser() -> argparse.ArgumentParser:
     which = parse.add_argument_group("which records")
     bound = "offset (1234) or time (2026-05-01T12:00:00Z, 1714557600000ms)"
     which.add_argument("--from", dest="start", metavar="WHERE", help=f"first {bound}; default: the beginning")
-    which.add_argument(
-        "--to", dest="stop", metavar="WHERE", help="where to stop, not included; default: the end"
-    )
+    which.add_argument("--to", dest="stop", metavar="WHERE", help="where to stop, not included; default: the end")
     which.add_argument("--max", type=int, metavar="N", help="print N records at most; default: all")
     how = parse.add_argument_group("how to print")
     how.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -4,7 +4,7 @@ Always true: files come in the order partition, base offset, kind; a file that i
 name, a directory gives only what the log keeps there.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -47,16 +47,15 @@ def target_of(path: Path) -> Target | None:
     return None
 
 
-def expand(arguments: Iterable[str], *, logs_only: bool) -> list[Target]:
-    """The files that the arguments mean; raises `ConfigError` for one that means none."""
+def expand(arguments: Sequence[str], *, logs_only: bool) -> list[Target]:
+    """The files that the arguments mean; an empty partition has none.
+
+    Raises `ConfigError` for names that mean nothing, and when there is nothing at all."""
     found: list[Target] = []
     for argument in arguments:
         path = Path(argument)
         if path.is_dir():
-            inside = list(_inside(path, logs_only=logs_only))
-            if not inside:
-                raise ConfigError(f"{argument} holds no log files; a partition's are in DATA/topics/TOPIC-PARTITION")
-            found += inside
+            found += _inside(path, logs_only=logs_only)
         elif not path.exists():
             raise ConfigError(f"{argument}: no such file or directory")
         else:
@@ -65,6 +64,9 @@ def expand(arguments: Iterable[str], *, logs_only: bool) -> list[Target]:
                 known = ", ".join(kind.value for kind in Kind if kind is not Kind.CHECKPOINT)
                 raise ConfigError(f"{argument}: not a file of a log; those end in {known}")
             found.append(target)
+    if not found:
+        where = ", ".join(arguments)
+        raise ConfigError(f"{where}: no log files there; a partition's are in DATA/topics/TOPIC-PARTITION")
     return found
 
 
