@@ -6,6 +6,7 @@ order has closed every log and marked its directory clean; one that was killed f
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -50,6 +51,7 @@ from dduomq.stores.embedded import EmbeddedStore
 TICK_MS = 250
 SCRATCH_BYTES = 256 * 1024
 CLOSE_TIMEOUT_S = 60
+TOPIC_ID_LINE = re.compile(rb"^topic_id: ([0-9a-f]{32})$", re.MULTILINE)  # a torn one must not match
 DISK_MAILBOX_MESSAGES = 1_000_000  # bounded by the partitions: a few jobs each
 
 
@@ -290,15 +292,12 @@ def _sweep(files: Files, topics_directory: str, known: dict[str, str]) -> list[s
 
 
 def _topic_id(files: Files, path: str) -> str | None:
-    """The topic id that a partition's directory was made for; None where that was never written."""
+    """The topic id that a partition's directory was made for; None where that was not written whole."""
     try:
-        text = files.read(f"{path}/partition.metadata").decode()
-    except (FileNotFoundError, UnicodeDecodeError):
+        found = TOPIC_ID_LINE.search(files.read(f"{path}/partition.metadata"))
+    except FileNotFoundError:
         return None
-    for line in text.splitlines():
-        if line.startswith("topic_id: "):
-            return line.removeprefix("topic_id: ").strip()
-    return None
+    return None if found is None else found[1].decode()
 
 
 # --- embedding --------------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ class Node:
                 self.port = int(self.address.rpartition(":")[2])
                 self.ready_s = time.perf_counter() - begun
                 if checked:
-                    console.print(f"  recovery checked {sum(checked):,} bytes of {len(checked)} logs, every batch's CRC")
+                    size = f"{sum(checked):,} bytes of {len(checked)} logs"
+                    console.print(f"  recovery checked {size}, every batch's CRC")
                 return
             if event["event"] == "log_recovered":
                 checked.append(event["scanned_bytes"])
@@ -78,9 +79,7 @@ async def stream_airports(address: str, rows: list[dict[str, str]]) -> float:
         await mq.admin.create_topic("airports", partitions=PARTITIONS)
         with progress() as bar:
             task = bar.add_task("sending", total=len(rows))
-            deliveries = []
-            for row in rows:
-                deliveries.append(await mq.send_async("airports", row, key=row["state"]))
+            deliveries = [await mq.send_async("airports", row, key=row["state"]) for row in rows]
             for delivery in deliveries:
                 await delivery
                 bar.advance(task)
@@ -155,7 +154,8 @@ def account(acked: dict[int, object], found: list[dict[str, str]], rows: int) ->
 
 def summary(airports: int, seconds: float, is_same: bool, before: int, counts: dict[str, int], ready_s: float) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2))
-    table.add_row("airports sent and read back", f"{airports:,}", "[green]identical[/green]" if is_same else "[red]DIFFER")
+    verdict = "[green]identical[/green]" if is_same else "[red]DIFFERENT[/red]"
+    table.add_row("airports sent and read back", f"{airports:,}", verdict)
     table.add_row("  at", f"{airports / seconds:,.0f}/s", "each fsynced before its ack")
     table.add_row("temperatures acknowledged", f"{counts['acknowledged']:,}", f"{before:,} before the SIGKILL")
     for name in ("lost", "doubled"):

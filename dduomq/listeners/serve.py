@@ -64,8 +64,6 @@ class Server:
                 return
             async with self._open(stream) as (connection, nursery):
                 await self._speak(connection, nursery, listener)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
         finally:
             with trio.CancelScope(shield=True):
                 await stream.aclose()
@@ -109,6 +107,8 @@ class Server:
                     reason="not a protocol spoken here",
                     first=first[:8].hex(),
                 )
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # the client is gone: nobody is left to be told
         except DduomqError as error:
             connection.send(frame.write(native.error_header(0, error.code, error.message)))
             self._log.warning("connection_closed", peer=connection.peer, reason=error.message)

@@ -1,0 +1,179 @@
+"""The simulated network: byte streams in memory, with delay and back-pressure, that break when a node dies."""
+
+from collections.abc import Sequence
+from random import Random
+
+import trio
+
+from dduomq.client.conn import Transport
+from dduomq.errors import ListenError
+from dduomq.ports import Buffer, FileRange
+
+PIPE_BYTES = 64 * 1024
+DELAY_S = (0.0001, 0.003)
+FIRST_PORT = 40_000
+
+
+class Pipe:
+    """One direction of a connection."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._data = bytearray()
+        self._changed = trio.Event()
+        self.is_ended = False
+        self.is_broken = False
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def put_nowait(self, data: Buffer) -> int:
+        if self.is_broken:
+            raise trio.BrokenResourceError("the other side is gone")
+        size = min(len(data), PIPE_BYTES - len(self._data))
+        self._data += memoryview(data)[:size]
+        self._change()
+        return size
+
+    async def put(self, data: Buffer) -> None:
+        view = memoryview(data)
+        while len(view):
+            sent = self.put_nowait(view)
+            view = view[sent:]
+            if len(view):
+                await self._changed.wait()
+
+    async def get(self, size_max: int) -> bytes:
+        """b"" at the end."""
+        await trio.sleep(self._rng.uniform(*DELAY_S))
+        while not self._data and not self.is_ended and not self.is_broken:
+            await self._changed.wait()
+        if self.is_broken:
+            raise trio.BrokenResourceError("the other side is gone")
+        size = min(size_max, len(self._data), self._rng.randrange(1, PIPE_BYTES))
+        data = bytes(self._data[:size])
+        del self._data[:size]
+        self._change()
+        return data
+
+    def end(self) -> None:
+        self.is_ended = True
+        self._change()
+
+    def break_off(self) -> None:
+        self.is_broken = True
+        self._data.clear()
+        self._change()
+
+
+class SimStream:
+    """A `dduomq.ports.Stream`, and the client's `Transport`."""
+
+    def __init__(self, incoming: Pipe, outgoing: Pipe, peer: str) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self.peer = peer
+
+    async def receive_into(self, view: memoryview) -> int:
+        data = await self._incoming.get(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def send_nowait(self, data: Buffer) -> int:
+        return self._outgoing.put_nowait(data)
+
+    async def send_all(self, chunks: Sequence[Buffer]) -> None:
+        for chunk in chunks:
+            await self._outgoing.put(chunk)
+
+    async def send_file(self, source: FileRange, position: int, size: int) -> None:
+        data = source.read(position, size)
+        if len(data) < size:
+            raise trio.BrokenResourceError("the file is shorter than the answer promised")
+        await self._outgoing.put(data)
+
+    async def aclose(self) -> None:
+        self._incoming.end()
+        self._outgoing.end()
+
+    def break_off(self) -> None:
+        self._incoming.break_off()
+        self._outgoing.break_off()
+
+
+class SimTransport:
+    """A stream as the client wants it: a broken one is an OSError."""
+
+    def __init__(self, stream: SimStream) -> None:
+        self._stream = stream
+
+    async def send(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all([data])
+        except trio.BrokenResourceError as error:
+            raise ConnectionResetError(str(error)) from error
+
+    async def receive(self, max_bytes: int) -> bytes:
+        buffer = bytearray(min(max_bytes, PIPE_BYTES))
+        try:
+            return bytes(buffer[: await self._stream.receive_into(memoryview(buffer))])
+        except trio.BrokenResourceError as error:
+            raise ConnectionResetError(str(error)) from error
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class SimListener:
+    def __init__(self, network: "SimNetwork", host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self._network = network
+        self.send, self._receive = trio.open_memory_channel[SimStream](1024)
+
+    async def accept(self) -> SimStream:
+        return await self._receive.receive()
+
+    async def aclose(self) -> None:
+        self._network.listeners.pop(self.port, None)
+
+
+class SimNetwork:
+    """All connections of a simulation. Ports are numbers, hosts are not looked at."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._streams: list[SimStream] = []
+        self._dialled = 0
+        self.listeners: dict[int, SimListener] = {}
+
+    async def listen(self, host: str, port: int) -> SimListener:
+        number = port or FIRST_PORT + len(self.listeners)
+        if number in self.listeners:
+            raise ListenError(f"{host}:{number} is taken")
+        self.listeners[number] = SimListener(self, host, number)
+        return self.listeners[number]
+
+    async def dial(self, host: str, port: int) -> SimStream:
+        await trio.sleep(self._rng.uniform(*DELAY_S))
+        listener = self.listeners.get(port)
+        if listener is None:
+            raise ConnectionRefusedError(f"nobody listens at {host}:{port}")
+        self._dialled += 1
+        there, back = Pipe(self._rng), Pipe(self._rng)
+        ours, theirs = SimStream(back, there, "node"), SimStream(there, back, f"client-{self._dialled}")
+        self._streams += [ours, theirs]
+        await listener.send.send(theirs)
+        return ours
+
+    async def dial_client(self, host: str, port: int) -> Transport:
+        """`dial`, as the client wants it."""
+        return SimTransport(await self.dial(host, port))
+
+    def crash(self) -> None:
+        """The node is gone: its connections break, nobody listens any more."""
+        for stream in self._streams:
+            stream.break_off()
+        self._streams.clear()
+        self.listeners.clear()
