@@ -50,7 +50,8 @@ def target_of(path: Path) -> Target | None:
 def expand(arguments: Sequence[str], *, logs_only: bool) -> list[Target]:
     """The files that the arguments mean; an empty partition has none.
 
-    Raises `ConfigError` for names that mean nothing, and when there is nothing at all."""
+    Raises `ConfigError` for names that mean nothing, and when there is nothing at all.
+    """
     found: list[Target] = []
     for argument in arguments:
         path = Path(argument)
