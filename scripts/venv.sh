@@ -4,12 +4,13 @@ find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
         if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
-            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "error: Python 3.11 or newer is needed; install it, or name it: PYTHON=/path/to/python $0" >&2
+    echo "error: Python 3.11 or newer with venv is needed; install it (on Debian: apt install python3-venv)," >&2
+    echo "       or name it: PYTHON=/path/to/python $0" >&2
     exit 2
 }
 
