@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
@@ -36,7 +36,7 @@ from dduomq.actors.supervisor import ActorStatus, Supervisor
 from dduomq.cluster.image import CLUSTER, EPOCH, TOPICS, decode_topic, decode_value, encode_value
 from dduomq.cluster.ports import Changed, MetadataStore, Put, Resync
 from dduomq.config import Address, Config, from_values
-from dduomq.errors import UsageError
+from dduomq.errors import ConfigError, DduomqError, UsageError
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers
 from dduomq.listeners.serve import Server
@@ -115,9 +115,19 @@ async def build(
         async with open_flat_nursery() as root:
             stopping = trio.Event()
             try:
-                yield await root.start(builder.run, directory, listeners, stopping)
+                yield await _started(root.start(builder.run, directory, listeners, stopping))
             finally:
                 stopping.set()
+
+
+async def _started(start: Awaitable[Node]) -> Node:
+    """A node that can't start for want of space, or a damaged metadata log, is a start-up error like the others."""
+    try:
+        return await start
+    except DduomqError as error:
+        raise (
+            error if isinstance(error, ConfigError) else ConfigError(f"the node can't start: {error.message}")
+        ) from error
 
 
 class _Builder:

@@ -19,7 +19,7 @@ from dduomq.client.client import Client, connect
 from dduomq.client.consumer import Reader
 from dduomq.client.record import Record
 from dduomq.config import Config, from_values
-from dduomq.errors import DduomqError
+from dduomq.errors import ConfigError, DduomqError
 from dduomq.log.files import Files
 from dduomq.node import build
 from dduomq.ports import DiskExecutor, Ports
@@ -74,14 +74,26 @@ class Simulation:
     # --- the node -----------------------------------------------------------------------------------
 
     async def _live(self, nursery: trio.Nursery, crashed: trio.Event, ended: trio.Event) -> None:
-        """One life of the node, from its start to the crash."""
+        """One life of the node, from its start to the crash; it is started again when it can't start yet."""
+        while not await self._live_once(nursery, crashed):
+            await trio.sleep(0.2)
+        ended.set()
+
+    async def _live_once(self, nursery: trio.Nursery, crashed: trio.Event) -> bool:
         files: Files = self.platter.files
         disk: DiskExecutor = SimDisk(nursery, Random(self.rng.random()))
         ports = Ports(self.clock, self.network, disk, Random(self.rng.random()), files)
-        async with build(ports, self._config()):
-            self.trace("ready")
-            await crashed.wait()
-        ended.set()
+        is_ready = False
+        try:
+            async with build(ports, self._config()):
+                is_ready = True
+                self.trace("ready")
+                await crashed.wait()
+        except ConfigError as error:
+            self.trace("no start", error.message)
+            if is_ready:
+                raise
+        return is_ready or crashed.is_set()
 
     def _config(self) -> Config:
         return from_values(
