@@ -26,6 +26,7 @@ from dduomq.wire.batch import HEADER_BYTES, MAGIC, BatchHeader, crc_of, read_hea
 
 METADATA = "partition.metadata"
 QUARANTINE = "quarantine"
+SECTOR_BYTES = 512
 _MAGIC_AT = 16
 _DAMAGE = struct.Struct(">qqqqq")
 
@@ -225,10 +226,9 @@ class _Opening:
     def _behind(self, path: str, position: int, length: int) -> tuple[int, BatchHeader] | None:
         """The next whole batch behind the damage at `position`; None means that it is a torn tail.
 
-        A header of nothing but zeros was never written: nothing behind it was synced, so nothing was promised.
+        Where a sector of the batch was never written, it was not synced: nothing there or behind was promised.
         """
-        head = self._files.read_at(path, position, HEADER_BYTES)
-        if not any(head):
+        if self._is_unwritten(path, position, length):
             return None
         end = min(length, position + CORRUPTION_SEARCH_BYTES_MAX)
         at = position + 1
@@ -239,6 +239,25 @@ class _Opening:
                 return found
             at += SCAN_CHUNK_BYTES
         return None
+
+    def _is_unwritten(self, path: str, position: int, length: int) -> bool:
+        """Whether a sector of the batch at `position` is all zeros: the disk never got it.
+
+        Whole sectors reach the disk or don't. The first bytes of a batch, of its offset, may well be zeros.
+        """
+        head = self._files.read_at(path, position, HEADER_BYTES)
+        if not any(head):
+            return True
+        try:
+            size = read_header(head).size
+        except CorruptMessage:
+            size = HEADER_BYTES
+        size = min(size, length - position, CORRUPTION_SEARCH_BYTES_MAX)
+        data = self._files.read_at(path, position, size)
+        begin = SECTOR_BYTES - position % SECTOR_BYTES
+        return any(
+            len(data) - at > 1 and not any(data[at : at + SECTOR_BYTES]) for at in range(begin, len(data), SECTOR_BYTES)
+        )
 
     def _first_whole(self, path: str, chunk: bytes, start: int, length: int) -> tuple[int, BatchHeader] | None:
         magic = chunk.find(MAGIC, _MAGIC_AT)
