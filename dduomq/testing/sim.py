@@ -76,7 +76,7 @@ class Simulation:
     async def _live(self, nursery: trio.Nursery, crashed: trio.Event, ended: trio.Event) -> None:
         """One life of the node, from its start to the crash; it is started again when it can't start yet."""
         while not await self._live_once(nursery, crashed):
-            await trio.sleep(0.2)
+            await trio.sleep(0.2)  # noqa: ASYNC110  # time must pass, not an event
         ended.set()
 
     async def _live_once(self, nursery: trio.Nursery, crashed: trio.Event) -> bool:
