@@ -9,11 +9,12 @@ from typing import TypeAlias
 
 import attrs
 
-from dduomq.errors import CorruptMessage, DduomqError
+from dduomq.errors import CorruptMessage, DduomqError, OffsetOutOfRange, StorageError
 from dduomq.log import index, time_index
+from dduomq.log.damage import Damage as Damage
 from dduomq.log.files import Files
 from dduomq.log.segment import walk
-from dduomq.wire.batch import BatchHeader
+from dduomq.wire.batch import HEADER_BYTES, BatchHeader, crc_of, read_header
 
 RECOVERY_POINT = "recovery-point"
 LOG_START = "log-start-offset"
@@ -87,7 +88,31 @@ class Truncate:
         files.truncate(self.path, self.size)
 
 
-Step: TypeAlias = WriteAt | Replace | Truncate
+@attrs.frozen
+class Sync:
+    """Brings a file to the disk; one that retention has removed is needed by nobody."""
+
+    path: str
+
+    def run(self, files: Files) -> None:
+        try:
+            files.sync(self.path)
+        except (FileNotFoundError, StorageError):
+            if files.exists(self.path):
+                raise
+
+
+@attrs.frozen
+class Remove:
+    """Removes a file that another has replaced."""
+
+    path: str
+
+    def run(self, files: Files) -> None:
+        files.remove(self.path)
+
+
+Step: TypeAlias = WriteAt | Replace | Truncate | Sync | Remove
 
 
 @attrs.frozen
@@ -122,10 +147,7 @@ class FlushPlan:
 
     def run(self, files: Files) -> None:
         for path in self.paths:
-            try:
-                files.sync(path)
-            except FileNotFoundError:  # retention has removed it: nobody needs it any more
-                continue
+            Sync(path).run(files)
         for directory in self.directories:
             files.sync_dir(directory)
 
@@ -135,11 +157,8 @@ class Steps:
     """A few small writes one after another: checkpoints, closing."""
 
     steps: tuple[Step, ...]
-    sync: tuple[str, ...] = ()
 
     def run(self, files: Files) -> None:
-        for path in self.sync:
-            files.sync(path)
         for step in self.steps:
             step.run(files)
 
@@ -151,24 +170,16 @@ class Removal:
     directory: str
     paths: tuple[str, ...]
     log_start_offset: int
+    before: tuple[Step, ...] = ()
 
     def run(self, files: Files) -> None:
+        for step in self.before:
+            step.run(files)
         files.replace(f"{self.directory}/{LOG_START}", encode_number(self.log_start_offset))
         for path in self.paths:
             files.remove(path)
         if self.paths:
             files.sync_dir(self.directory)
-
-
-@attrs.frozen
-class Damage:
-    """Offsets `first` to `end` - 1 are damaged: the bytes `position` to `next_position` of segment `base_offset`."""
-
-    first: int
-    end: int
-    base_offset: int
-    position: int
-    next_position: int
 
 
 @attrs.frozen
@@ -196,25 +207,45 @@ class Seek:
     offset: int
     upper: int
     max_bytes: int
+    aborted: tuple[tuple[int, int], ...] = ()
 
     def run(self, files: Files) -> ReadPlan | None:
-        """None when nothing whole lies between `offset` and `upper` here."""
+        """None when nothing whole lies between `offset` and `upper` here.
+
+        Raises `CorruptMessage` rather than give a batch with a wrong CRC, `OffsetOutOfRange` if it was removed
+        meanwhile.
+        """
+        try:
+            begin = max(self._floor(files), self.begin_position)
+            if begin > self.begin_position and not _is_batch(files, self.path, begin, self.base_offset, self.offset):
+                begin = self.begin_position  # the index is wrong, the log itself is not
+            return self._collect(files, begin)
+        except FileNotFoundError:
+            raise OffsetOutOfRange(f"offset {self.offset} has just been removed") from None
+
+    def _collect(self, files: Files, begin: int) -> ReadPlan | None:
         start = end = -1
         next_offset = self.offset
-        for position, header, _ in walk(
-            files, self.path, max(self._floor(files), self.begin_position), self.end_position
-        ):
-            if header.last_offset < self.offset:
-                continue
-            if header.next_offset > self.upper or (start >= 0 and position + header.size - start > self.max_bytes):
-                break
+        try:
+            for position, header, batch in walk(files, self.path, begin, self.end_position):
+                if header.last_offset < self.offset:
+                    continue
+                if header.next_offset > self.upper or (start >= 0 and position + header.size - start > self.max_bytes):
+                    break
+                if crc_of(batch, 0, header.size) != header.crc:
+                    raise CorruptMessage("a wrong CRC")
+                start = position if start < 0 else start
+                end, next_offset = position + header.size, header.next_offset
+                if next_offset >= self.upper:
+                    break
+        except CorruptMessage as error:
             if start < 0:
-                start = position
-            end = position + header.size
-            next_offset = header.next_offset
-            if next_offset >= self.upper:
-                break
-        return None if start < 0 else ReadPlan(self.path, start, end - start, next_offset)
+                text = f"offset {self.offset} is damaged on disk and is not served: {error.message} in {self.path}"
+                raise CorruptMessage(text) from None
+        if start < 0:
+            return None
+        aborted = tuple(entry for entry in self.aborted if entry[1] < next_offset)
+        return ReadPlan(self.path, start, end - start, next_offset, aborted)
 
     def _floor(self, files: Files) -> int:
         relative = self.offset - self.base_offset
@@ -241,8 +272,8 @@ class TimeSeek:
         """(timestamp, offset), or None when every record is older."""
         for path, time_path, base_offset, end in self.segments:
             try:
-                found = self._look(files, path, self._begin(files, time_path, base_offset, end), end)
-            except CorruptMessage:  # what is damaged is not served; later segments may have it
+                found = self._look(files, path, self._begin(files, path, time_path, base_offset, end), end)
+            except (CorruptMessage, FileNotFoundError):  # damaged, or just removed: later segments may have it
                 continue
             if found is not None:
                 return found
@@ -252,11 +283,11 @@ class TimeSeek:
         for _, header, batch in walk(files, path, begin, end):
             if header.is_control or header.last_offset < self.log_start_offset:
                 continue
-            if header.max_timestamp >= self.timestamp_ms:
+            if header.max_timestamp >= self.timestamp_ms and crc_of(batch, 0, header.size) == header.crc:
                 return _record_at(batch, header, self.timestamp_ms, self.log_start_offset)
         return None
 
-    def _begin(self, files: Files, time_path: str, base_offset: int, end: int) -> int:
+    def _begin(self, files: Files, path: str, time_path: str, base_offset: int, end: int) -> int:
         """A position before which every record is older, by the two indexes."""
         index_path = time_path.removesuffix(".timeindex") + ".index"
         try:
@@ -268,7 +299,17 @@ class TimeSeek:
         if not relative or not index_bytes:
             return 0
         position = index.floor_in_file(files, index_path, index_bytes, relative)
-        return position if position < end else 0
+        is_right = position < end and _is_batch(files, path, position, base_offset, base_offset + relative)
+        return position if is_right else 0
+
+
+def _is_batch(files: Files, path: str, position: int, base_offset: int, offset: int) -> bool:
+    """Whether a batch that begins at or before `offset` lies there, as an index says."""
+    try:
+        header = read_header(files.read_at(path, position, HEADER_BYTES))
+    except CorruptMessage:
+        return False
+    return base_offset <= header.base_offset <= offset
 
 
 def _record_at(batch: memoryview, header: BatchHeader, timestamp_ms: int, start: int) -> tuple[int, int]:

@@ -10,22 +10,17 @@ from collections.abc import Sequence
 
 import attrs
 
-from dduomq.errors import (
-    CorruptMessage,
-    DduomqError,
-    InvalidRecord,
-    InvalidTimestamp,
-    InvariantBroken,
-    MessageTooLarge,
-    OffsetOutOfRange,
-)
+from dduomq.errors import DduomqError, InvariantBroken, OffsetOutOfRange, Overloaded
 from dduomq.limits import (
     PENDING_INDEX_ENTRIES_MAX,
     RESERVE_STEP_BYTES,
     RESERVE_STEP_BYTES_MAX,
     SNAPSHOT_INTERVAL_BYTES,
-    TAIL_POSITIONS_MAX,
 )
+from dduomq.log import damage, retention, txn_index
+from dduomq.log.checks import check_batch
+from dduomq.log.damage import Damage
+from dduomq.log.draft import Draft, Ended, Placed
 from dduomq.log.epochs import NAME as EPOCHS_NAME
 from dduomq.log.epochs import EpochCache
 from dduomq.log.plans import (
@@ -33,26 +28,29 @@ from dduomq.log.plans import (
     OFFLINE,
     RECOVERY_POINT,
     Appended,
-    Damage,
     FlushPlan,
     Outcome,
     PendingBatch,
     ReadPlan,
     Removal,
+    Remove,
     Replace,
     Seek,
     Step,
     Steps,
+    Sync,
     TimeSeek,
     Truncate,
     WritePlan,
     encode_number,
     index_steps,
 )
-from dduomq.log.producers import Producers, ProducerState
+from dduomq.log.producers import NO_OFFSET, Producers
 from dduomq.log.segment import INDEX, LOG, SNAPSHOT, TIME_INDEX, Segment, file_name
-from dduomq.log.settings import UNBOUNDED, CapacityPolicy, TimestampType, TopicSettings
-from dduomq.wire.batch import NO_PRODUCER_ID, BatchHeader, stamp, stamp_append_time
+from dduomq.log.settings import TimestampType, TopicSettings
+from dduomq.log.tail import Tail
+from dduomq.log.txn_index import ABORT, Aborted
+from dduomq.wire.batch import NO_PRODUCER_ID, stamp, stamp_append_time
 
 __all__ = [
     "Appended", "FlushPlan", "LogDescription", "PartitionLog", "PendingBatch", "ReadPlan", "Removal", "Seek",
@@ -60,6 +58,7 @@ __all__ = [
 ]  # fmt: skip
 
 RELATIVE_OFFSET_MAX = 2**31 - 1
+SUFFIXES = (LOG, INDEX, TIME_INDEX, SNAPSHOT, txn_index.SUFFIX)
 
 
 @attrs.frozen
@@ -76,33 +75,14 @@ class LogDescription:
     producers: int
 
 
-@attrs.frozen(slots=True)
-class _Placed:
-    """A batch and the place that a plan has given it."""
-
-    header: BatchHeader
-    base_offset: int
-    position: int
-    max_timestamp: int
-
-
-@attrs.frozen
-class _Planned:
-    """What `written` must do with a plan."""
-
-    placed: tuple[_Placed, ...]
-    overlay: dict[int, ProducerState]
-    rolled: Segment | None
-    epochs: EpochCache | None
-
-
 class PartitionLog:
     """See the file's head. All positions are bytes, all times wall-clock ms."""
 
     __slots__ = (
-        "_checkpointed", "_damages", "_dirty", "_dirty_directories", "_pending", "_pending_times", "_planned",
-        "_snapshot_size", "_start_checkpointed", "_tail", "directory", "epochs", "flushed_offset", "high_watermark",
-        "leader_epoch", "log_end_offset", "log_start_offset", "producers", "segments", "settings", "size_bytes",
+        "_aborted", "_aborted_saved", "_checkpointed", "_damages", "_dirty", "_dirty_directories", "_dirty_indexes",
+        "_pending", "_pending_times", "_planned", "_snapshot_offset", "_start_checkpointed", "_tail", "_undecided",
+        "_unsnapped", "directory", "epochs", "flushed_offset", "high_watermark", "leader_epoch", "log_end_offset",
+        "log_start_offset", "producers", "segments", "settings", "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -117,7 +97,11 @@ class PartitionLog:
         producers: Producers,
         epochs: EpochCache,
         damages: tuple[Damage, ...] = (),
+        aborted: Aborted | None = None,
+        snapshot_offset: int = -1,
+        checkpointed: tuple[int, int] = (-1, -1),
     ) -> None:
+        """`checkpointed`: the recovery point and log start that the disk has."""
         self.directory = directory
         self.settings = settings
         self.leader_epoch = leader_epoch
@@ -129,16 +113,20 @@ class PartitionLog:
         self.producers = producers
         self.epochs = epochs
         self.size_bytes = sum(segment.size for segment in segments)
-        self._tail: deque[tuple[int, int, int, int]] | None = None
+        self._tail: Tail | None = None
         self._pending: list[tuple[int, int]] | None = None
         self._pending_times: list[tuple[int, int]] | None = None
         self._dirty: set[str] | None = None
         self._dirty_directories = True
-        self._checkpointed = log_end_offset
-        self._start_checkpointed = log_start_offset
-        self._snapshot_size = self.size_bytes
+        self._dirty_indexes = False
+        self._checkpointed, self._start_checkpointed = checkpointed
+        self._unsnapped = 0
+        self._snapshot_offset = snapshot_offset
         self._planned = False
         self._damages = damages
+        self._aborted = aborted
+        self._aborted_saved = 0 if aborted is None else len(aborted)
+        self._undecided: deque[tuple[int, int]] | None = None  # (marker, first offset) above the high watermark
 
     @property
     def active(self) -> Segment:
@@ -146,19 +134,22 @@ class PartitionLog:
 
     @property
     def last_stable_offset(self) -> int:
-        """Below it every transaction has ended (KIP-98)."""
-        first_open = self.producers.first_open_offset()
-        return self.high_watermark if first_open is None else min(first_open, self.high_watermark)
+        """Below it every transaction has ended, by a marker that is itself below the high watermark (KIP-98)."""
+        stable = self.high_watermark
+        if self.producers.open_transactions:
+            stable = min(stable, *self.producers.open_transactions.values())
+        if self._undecided:
+            stable = min(stable, *(first for _, first in self._undecided))
+        return max(stable, min(self.log_start_offset, self.high_watermark))
 
     # --- appending ----------------------------------------------------------------------------------
 
     def has_room(self, records: int, size_bytes: int) -> bool:
         """Whether a bounded topic's partition can take so much more."""
-        settings = self.settings
         held = self.log_end_offset - self.log_start_offset
-        if settings.capacity_records != UNBOUNDED and held + records > settings.capacity_records:
-            return False
-        return settings.capacity_bytes == UNBOUNDED or self.size_bytes + size_bytes <= settings.capacity_bytes
+        return retention.has_room(
+            self.settings, held=held, size_bytes=self.size_bytes, records=records, more_bytes=size_bytes
+        )
 
     def plan_append(self, batches: Sequence[PendingBatch], now_ms: int, *, internal: bool = False) -> WritePlan:
         """Give each batch its place, or the reason why it gets none; the others are not held up by it.
@@ -167,119 +158,108 @@ class PartitionLog:
         """
         if self._planned:
             raise InvariantBroken("a write plan is in flight already")
-        rolled = self._rolled(batches[0].header.size, now_ms) if batches else None
+        rolled = self._rolled(batches, now_ms)
         active = rolled or self.active
         offset, position = self.log_end_offset, active.size
-        overlay: dict[int, ProducerState] = {}
+        offset_max = active.base_offset + RELATIVE_OFFSET_MAX
+        draft = Draft(rolled)
         outcomes: list[Outcome] = []
-        placed: list[_Placed] = []
         buffers: list[memoryview] = []
         for batch in batches:
-            header = batch.header
             try:
-                self._check(header, now_ms, internal=internal)
-                outcome = self._duplicate(header, overlay)
+                check_batch(batch.header, self.settings, now_ms, internal=internal)
+                if offset + batch.header.last_offset_delta > offset_max:
+                    raise Overloaded("the segment can't take so many records at once; send again")
+                outcome = self._admit(batch, offset, now_ms, draft)
             except DduomqError as error:
                 outcomes.append(error)
                 continue
             if outcome is None:
-                outcome = self._place(batch, offset, position, now_ms, placed)
-                if header.producer_id != NO_PRODUCER_ID and not header.is_control:
-                    overlay[header.producer_id] = self.producers.after(header, offset, now_ms, overlay)
+                outcome = self._place(batch, offset, position, now_ms, draft.placed)
                 buffers.append(batch.view)
                 offset = outcome.last_offset + 1
-                position += header.size
+                position += batch.header.size
             outcomes.append(outcome)
-        epochs = self._new_epoch() if placed else None
-        return self._write_plan(active, rolled, outcomes, placed, buffers, offset, position, overlay, epochs)
+        return self._write_plan(active, draft, outcomes, buffers, offset, position)
 
-    def _place(self, batch: PendingBatch, offset: int, position: int, now_ms: int, placed: list[_Placed]) -> Appended:
+    def _admit(self, batch: PendingBatch, offset: int, now_ms: int, draft: Draft) -> Appended | None:
+        """Ask the producers: where the batch lies already, or None if it may be stored at `offset`."""
+        header, producers, overlay = batch.header, self.producers, draft.overlay
+        pid = header.producer_id
+        if pid == NO_PRODUCER_ID:
+            return None
+        if header.is_control:
+            overlay[pid], first = producers.ended(header, now_ms, overlay)
+            if first != NO_OFFSET:
+                last = offset + header.last_offset_delta
+                still_open = producers.first_open_offset(overlay)
+                stable = last + 1 if still_open is None else still_open
+                is_abort = txn_index.marker_of(batch.view) == ABORT
+                draft.ended.append(Ended(pid, first, last, stable, is_abort))
+            return None
+        stored = producers.check(header, overlay)
+        if stored is not None:
+            return Appended(stored.base_offset, stored.last_offset, -1)
+        overlay[pid] = producers.after(header, offset, now_ms, overlay)
+        return None
+
+    def _place(self, batch: PendingBatch, offset: int, position: int, now_ms: int, placed: list[Placed]) -> Appended:
         header, append_time = batch.header, -1
         stamp(batch.view, 0, offset, self.leader_epoch)
         if self.settings.message_timestamp_type is TimestampType.LOG_APPEND_TIME and not header.is_control:
             header = stamp_append_time(batch.view, 0, header, now_ms)
             append_time = now_ms
-        placed.append(_Placed(header, offset, position, header.max_timestamp))
+        placed.append(Placed(header, offset, position, header.max_timestamp))
         return Appended(offset, offset + header.last_offset_delta, append_time)
 
     def _write_plan(
         self,
         active: Segment,
-        rolled: Segment | None,
+        draft: Draft,
         outcomes: list[Outcome],
-        placed: list[_Placed],
         buffers: list[memoryview],
         end_offset: int,
         end_position: int,
-        overlay: dict[int, ProducerState],
-        epochs: EpochCache | None,
     ) -> WritePlan:
         size = end_position - active.size
-        if size:
+        before: list[Step] = []
+        if not size:
+            draft = Draft(None)
+        else:
             self._planned = True
-        rolls = rolled is not None and size > 0
-        before: list[Step] = self._roll_steps() if rolls else []
-        if epochs is not None:
-            before.append(Replace(f"{self.directory}/{EPOCHS_NAME}", epochs.encode()))
-        if self._pending and len(self._pending) >= PENDING_INDEX_ENTRIES_MAX and not rolls:
-            before += self._index_steps(self.active)
+            draft.epochs = self._new_epoch()
+            before = self._steps_before(draft)
         reserve_to = 0
         if end_position > active.reserved:
             step = min(max(active.reserved, RESERVE_STEP_BYTES), RESERVE_STEP_BYTES_MAX)
             reserve_to = min(max(end_position, active.reserved + step), max(self.settings.segment_bytes, end_position))
-        state = _Planned(tuple(placed), overlay, rolled if rolls else None, epochs)
         path = active.path(self.directory)
         return WritePlan(
-            tuple(outcomes),
-            path,
-            active.size,
-            tuple(buffers),
-            size,
-            reserve_to,
-            end_offset,
-            rolls,
-            tuple(before),
-            state,
-        )
+            tuple(outcomes), path, active.size, tuple(buffers), size, reserve_to, end_offset,
+            draft.rolled is not None, tuple(before), draft,
+        )  # fmt: skip
 
-    def _check(self, header: BatchHeader, now_ms: int, *, internal: bool) -> None:
-        settings = self.settings
-        if header.size > settings.max_message_bytes:
-            raise MessageTooLarge(
-                f"the record batch has {header.size} bytes, "
-                f"the topic's max.message.bytes is {settings.max_message_bytes}"
-            )
-        if header.count < 1 or header.last_offset_delta < header.count - 1:
-            raise InvalidRecord(f"a batch of {header.count} records with last offset delta {header.last_offset_delta}")
-        if header.is_control and not internal:
-            raise InvalidRecord("only the broker writes control batches")
-        if settings.message_timestamp_type is TimestampType.CREATE_TIME and header.max_timestamp >= 0:
-            ahead = header.max_timestamp - now_ms
-            if ahead > settings.message_timestamp_after_max_ms:
-                raise InvalidTimestamp(
-                    f"a record's time is {ahead} ms ahead of the broker's clock, "
-                    f"{settings.message_timestamp_after_max_ms} is allowed (message.timestamp.after.max.ms)"
-                )
-            if now_ms - header.base_timestamp > settings.message_timestamp_before_max_ms:
-                raise InvalidTimestamp(
-                    f"a record's time is {now_ms - header.base_timestamp} ms in the past, "
-                    f"{settings.message_timestamp_before_max_ms} is allowed (message.timestamp.before.max.ms)"
-                )
+    def _steps_before(self, draft: Draft) -> list[Step]:
+        """What a write needs done first: a roll, a new epoch's line, room for more index entries."""
+        steps = self._roll_steps() if draft.rolled is not None else []
+        if draft.epochs is not None:
+            steps.append(Replace(f"{self.directory}/{EPOCHS_NAME}", draft.epochs.encode()))
+        if self._pending and len(self._pending) >= PENDING_INDEX_ENTRIES_MAX and draft.rolled is None:
+            steps += self._index_steps(self.active)
+        return steps
 
-    def _duplicate(self, header: BatchHeader, overlay: dict[int, ProducerState]) -> Appended | None:
-        if header.producer_id == NO_PRODUCER_ID or header.is_control:
-            return None
-        stored = self.producers.check(header, overlay)
-        return None if stored is None else Appended(stored.base_offset, stored.last_offset, -1)
-
-    def _rolled(self, first_size: int, now_ms: int) -> Segment | None:
-        """A new segment, when the active one is full or old."""
+    def _rolled(self, batches: Sequence[PendingBatch], now_ms: int) -> Segment | None:
+        """A new segment, when the active one is old, or too full for these batches."""
         active, settings = self.active, self.settings
-        if not active.size:
+        if not active.size or not batches:
             return None
-        is_full = active.size + first_size > settings.segment_bytes
+        size = spanned = 0
+        for batch in batches:
+            size += batch.header.size
+            spanned += batch.header.last_offset_delta + 1
+        is_full = active.size + size > settings.segment_bytes
         is_old = active.created_ms >= 0 and now_ms - active.created_ms > settings.segment_ms
-        is_wide = self.log_end_offset - active.base_offset > RELATIVE_OFFSET_MAX - 1_000_000
+        is_wide = self.log_end_offset - active.base_offset + spanned > RELATIVE_OFFSET_MAX
         return Segment(self.log_end_offset) if is_full or is_old or is_wide else None
 
     def _roll_steps(self) -> list[Step]:
@@ -289,12 +269,26 @@ class PartitionLog:
         steps: list[Step] = self._index_steps(active)
         if active.reserved > active.size:
             steps.append(Truncate(active.path(self.directory), active.size))
-        if self.producers.states:
-            steps.append(self._snapshot())
+        steps += self._aborted_steps(active)
+        return [*steps, *self._snapshot_steps()]
+
+    def _snapshot_steps(self) -> list[Step]:
+        """A producer snapshot of all that is written; the one before goes, unless a segment begins there."""
+        before = self._snapshot_offset
+        steps: list[Step] = [Replace(self._snapshot_path(self.log_end_offset), self.producers.encode())]
+        if before not in {-1, self.log_end_offset} and all(held.base_offset != before for held in self.segments):
+            steps.append(Remove(self._snapshot_path(before)))
         return steps
 
-    def _snapshot(self) -> Replace:
-        return Replace(f"{self.directory}/{file_name(self.log_end_offset, SNAPSHOT)}", self.producers.encode())
+    def _snapshot_path(self, offset: int) -> str:
+        return f"{self.directory}/{file_name(offset, SNAPSHOT)}"
+
+    def _aborted_steps(self, segment: Segment) -> list[Step]:
+        """The active segment's aborted transactions, if there are new ones."""
+        if self._aborted is None or len(self._aborted) == self._aborted_saved:
+            return []
+        data = self._aborted.encode(segment.base_offset, self.log_end_offset)
+        return [Replace(segment.path(self.directory, txn_index.SUFFIX), data)]
 
     def _last_time(self, segment: Segment) -> None:
         """As Kafka does: a segment's time index ends with its largest timestamp."""
@@ -328,44 +322,70 @@ class PartitionLog:
         if not plan.size:
             return
         self._planned = False
-        state = plan.state
-        assert isinstance(state, _Planned)
-        if state.rolled is not None:
-            self._forget_pending(self.active)
-            self.segments.append(state.rolled)
-            self._tail = None
-            self._dirty_directories = True
+        draft = plan.state
+        assert isinstance(draft, Draft)
+        if draft.rolled is not None:
+            self._rolled_to(draft.rolled)
         elif plan.before and self._pending and len(self._pending) >= PENDING_INDEX_ENTRIES_MAX:
             self._forget_pending(self.active)
-        if state.epochs is not None:
-            self.epochs = state.epochs
-        self._dirty = {*(self._dirty or ()), plan.path}
-        self._take(state.placed, now_ms)
+        if draft.epochs is not None:
+            self.epochs = draft.epochs
+        if self._dirty is None:
+            self._dirty = set()
+        self._dirty.add(plan.path)
+        self._take(draft.placed, now_ms)
         active = self.active
         active.reserved = max(active.reserved, plan.reserve_to, active.size)
         self.size_bytes += plan.size
+        self._unsnapped += plan.size
         self.log_end_offset = plan.end_offset
-        if state.overlay:
-            self.producers.take(state.overlay)
+        if draft.overlay:
+            self.producers.take(draft.overlay)
+        for ended in draft.ended:
+            self._end_transaction(ended)
 
-    def _take(self, placed: tuple[_Placed, ...], now_ms: int) -> None:
+    def _rolled_to(self, segment: Segment) -> None:
+        active = self.active
+        self._forget_pending(active)
+        if self._dirty is None:
+            self._dirty = set()
+        self._dirty |= {active.path(self.directory, INDEX), active.path(self.directory, TIME_INDEX)}
+        self._dirty_directories = True
+        self._snapshotted()
+        self.segments.append(segment)
+        self._tail = None
+
+    def _snapshotted(self) -> None:
+        self._snapshot_offset, self._unsnapped = self.log_end_offset, 0
+        if self._aborted is not None:
+            self._aborted_saved = len(self._aborted)
+
+    def _end_transaction(self, ended: Ended) -> None:
+        if self._undecided is None:
+            self._undecided = deque()
+        self._undecided.append((ended.last_offset, ended.first_offset))
+        if ended.is_abort:
+            if self._aborted is None:
+                self._aborted = Aborted()
+            self._aborted.add(ended.producer_id, ended.first_offset, ended.last_offset, ended.last_stable_offset)
+
+    def _take(self, placed: list[Placed], now_ms: int) -> None:
         active = self.active
         if self._tail is None:
-            self._tail = deque(maxlen=TAIL_POSITIONS_MAX)
+            self._tail = Tail()
         if not active.size:
             active.created_ms = now_ms
         interval = self.settings.index_interval_bytes
         for item in placed:
             header = item.header
             last = item.base_offset + header.last_offset_delta
-            self._tail.append((item.base_offset, item.position, header.size, last + 1))
+            self._tail.add(item.base_offset, item.position, header.size, last + 1)
             if item.max_timestamp > active.max_timestamp:
                 active.max_timestamp, active.max_timestamp_offset = item.max_timestamp, last
             if item.position - active.indexed_position > interval:
                 self._index(active, last, item.position)
-            if header.is_control:
-                self.producers.end_transaction(header, now_ms)
         end = placed[-1]
+        active.written_ms = now_ms
         active.size = end.position + end.header.size
         active.next_offset = end.base_offset + end.header.last_offset_delta + 1
 
@@ -381,6 +401,7 @@ class PartitionLog:
 
     def _forget_pending(self, segment: Segment) -> None:
         """The pending index entries are in their files."""
+        self._dirty_indexes = self._dirty_indexes or bool(self._pending or self._pending_times)
         segment.index_bytes += 8 * len(self._pending or ())
         segment.time_index_bytes += 12 * len(self._pending_times or ())
         self._pending = self._pending_times = None
@@ -404,15 +425,20 @@ class PartitionLog:
         self.flushed_offset = max(self.flushed_offset, min(end_offset, self.log_end_offset))
 
     def advance_high_watermark(self, offset: int) -> None:
+        """All below `offset` may be read; never goes back."""
         self.high_watermark = max(self.high_watermark, min(offset, self.log_end_offset))
+        while self._undecided and self._undecided[0][0] < self.high_watermark:
+            self._undecided.popleft()
 
     # --- reading ------------------------------------------------------------------------------------
 
-    def read_plan(self, offset: int, max_bytes: int, upper: int) -> ReadPlan | Seek | None:
+    def read_plan(
+        self, offset: int, max_bytes: int, upper: int, *, committed: bool = False
+    ) -> ReadPlan | Seek | None:  # fmt: skip
         """Where the batches from `offset` on lie, whole ones below `upper`; None when there are none yet.
 
-        At least one batch is given, however large. Raises `OffsetOutOfRange`, and `CorruptMessage` inside a
-        quarantined range.
+        At least one batch is given, however large. `committed`: with the aborted transactions to skip. Raises
+        `OffsetOutOfRange`, and `CorruptMessage` inside a quarantined range.
         """
         if offset >= upper:
             if offset > self.log_end_offset:
@@ -422,42 +448,31 @@ class PartitionLog:
         if offset < self.log_start_offset:
             raise OffsetOutOfRange(f"offset {offset} is gone, the log begins at {self.log_start_offset}")
         if self._damages:
-            upper = self._below_damage(offset, upper)
+            upper = damage.below(self._damages, offset, upper)
         tail = self._tail
-        if tail and offset >= tail[0][0]:
-            return self._read_tail(tail, offset, max_bytes, upper)
-        return self._seek(offset, max_bytes, upper)
+        if tail is None or offset < tail.first_offset:
+            return self._seek(offset, max_bytes, upper, committed)
+        found = tail.find(offset, max_bytes, upper)
+        if found is None:
+            return None
+        position, size, next_offset = found
+        return ReadPlan(
+            self.active.path(self.directory), position, size, next_offset,
+            self._aborted_between(offset, next_offset) if committed else (),
+        )  # fmt: skip
 
-    def _read_tail(
-        self, tail: deque[tuple[int, int, int, int]], offset: int, max_bytes: int, upper: int
-    ) -> ReadPlan | None:
-        start = end = -1
-        next_offset = offset
-        for _base, position, size, following in tail:
-            if following <= offset:
-                continue
-            if following > upper or (start >= 0 and position + size - start > max_bytes):
-                break
-            if start < 0:
-                start = position
-            end, next_offset = position + size, following
-        return None if start < 0 else ReadPlan(self.active.path(self.directory), start, end - start, next_offset)
+    def _aborted_between(self, offset: int, upper: int) -> tuple[tuple[int, int], ...]:
+        return () if self._aborted is None else self._aborted.between(offset, upper)
 
-    def _seek(self, offset: int, max_bytes: int, upper: int) -> Seek:
+    def _seek(self, offset: int, max_bytes: int, upper: int, committed: bool) -> Seek:
         at = self._segment_at(offset)
         segment = self.segments[at]
         is_active = segment is self.active
-        begin, end = 0, segment.size
-        for damage in self._damages:
-            if damage.base_offset == segment.base_offset:
-                if damage.end <= offset:
-                    begin = max(begin, damage.next_position)
-                else:
-                    end = min(end, damage.position)
+        begin, end = damage.readable(self._damages, segment, offset)
         return Seek(
             segment.path(self.directory), segment.path(self.directory, INDEX), segment.index_bytes,
             tuple(self._pending or ()) if is_active else (), segment.base_offset, begin, end,
-            offset, upper, max_bytes,
+            offset, upper, max_bytes, self._aborted_between(offset, upper) if committed else (),
         )  # fmt: skip
 
     def _segment_at(self, offset: int) -> int:
@@ -469,17 +484,6 @@ class PartitionLog:
             else:
                 high = middle
         return max(low - 1, 0)
-
-    def _below_damage(self, offset: int, upper: int) -> int:
-        for damage in self._damages:
-            if damage.first <= offset < damage.end:
-                raise CorruptMessage(
-                    f"offsets {damage.first} to {damage.end - 1} are damaged on disk and are not served; "
-                    f"go on at {damage.end}"
-                )
-            if offset < damage.first:
-                return min(upper, damage.first)
-        return upper
 
     def max_timestamp(self) -> tuple[int, int]:
         """(largest timestamp, its offset); (-1, -1) for an empty log."""
@@ -502,44 +506,33 @@ class PartitionLog:
         if self._checkpointed == self.flushed_offset and self._start_checkpointed == self.log_start_offset:
             return None
         steps: list[Step] = []
+        active = self.active
         if self._pending and not self._planned:
-            steps += self._index_steps(self.active)
-            self._forget_pending(self.active)
+            steps += self._index_steps(active)
+            self._forget_pending(active)
+        if self._dirty_indexes:
+            steps += [Sync(active.path(self.directory, suffix)) for suffix in (INDEX, TIME_INDEX)]
+            self._dirty_indexes = False
+        if self._unsnapped >= SNAPSHOT_INTERVAL_BYTES and not self._planned:
+            steps += self._aborted_steps(active) + self._snapshot_steps()
+            self._snapshotted()
         steps.append(Replace(f"{self.directory}/{RECOVERY_POINT}", encode_number(self.flushed_offset)))
         if self._start_checkpointed != self.log_start_offset:
             steps.append(Replace(f"{self.directory}/{LOG_START}", encode_number(self.log_start_offset)))
-        if self.size_bytes - self._snapshot_size >= SNAPSHOT_INTERVAL_BYTES and self.producers.states:
-            steps.append(self._snapshot())
-            self._snapshot_size = self.size_bytes
         self._checkpointed, self._start_checkpointed = self.flushed_offset, self.log_start_offset
         return Steps(tuple(steps))
 
     def plan_retention(self, now_ms: int) -> Removal | None:
         """The segments that age, size or capacity lets go; the one being written stays."""
         self.producers.expire(now_ms)
-        settings = self.settings
-        gone = 0
-        size = self.size_bytes
-        while gone < len(self.segments) - 1 and self.segments[gone + 1].base_offset <= self.high_watermark:
-            segment = self.segments[gone]
-            is_old = settings.retention_ms >= 0 and 0 <= segment.max_timestamp < now_ms - settings.retention_ms
-            is_over = settings.retention_bytes >= 0 and size - segment.size >= settings.retention_bytes
-            if not (is_old or is_over or self._is_over_capacity(size)):
-                break
-            size -= segment.size
-            gone += 1
-        start = self.segments[gone].base_offset if gone else self.log_start_offset
-        if settings.capacity_policy is CapacityPolicy.DROP_OLDEST and settings.capacity_records != UNBOUNDED:
-            start = max(start, min(self.log_end_offset - settings.capacity_records, self.high_watermark))
-        return self._remove_before(max(start, self.log_start_offset))
-
-    def _is_over_capacity(self, size_bytes: int) -> bool:
-        settings = self.settings
-        return (
-            settings.capacity_policy is CapacityPolicy.DROP_OLDEST
-            and settings.capacity_bytes != UNBOUNDED
-            and size_bytes > settings.capacity_bytes
+        seen, end = self.last_stable_offset, self.log_end_offset
+        gone = retention.segments_to_go(
+            self.segments, self.settings, now_ms, size_bytes=self.size_bytes, seen=seen, end=end
         )
+        start = max(self.log_start_offset, self.segments[0].base_offset)
+        if gone:
+            start = max(start, end if gone == len(self.segments) else self.segments[gone].base_offset)
+        return self._remove_before(retention.first_to_keep(self.settings, start=start, seen=seen, end=end))
 
     def delete_records(self, before_offset: int) -> Removal | None:
         """Move the log's start to `before_offset`. Raises `OffsetOutOfRange` beyond what consumers can see."""
@@ -552,27 +545,42 @@ class PartitionLog:
         return removal
 
     def _remove_before(self, start: int) -> Removal | None:
-        """Drop the segments that lie wholly before `start`."""
+        """Drop the segments that lie wholly before `start`; the active one only when nothing is being written."""
         self.log_start_offset = start
-        paths: list[str] = []
+        gone: list[Segment] = []
         while len(self.segments) > 1 and self.segments[1].base_offset <= start:
-            segment = self.segments.pop(0)
-            self.size_bytes -= segment.size
-            paths += [segment.path(self.directory, suffix) for suffix in (LOG, INDEX, TIME_INDEX, SNAPSHOT)]
-        if not paths:
+            gone.append(self.segments.pop(0))
+        before: list[Step] = []
+        if start >= self.log_end_offset and self.active.size and not self._planned:
+            before = self._snapshot_steps()
+            gone.append(self.segments.pop())
+            self.segments.append(Segment(start))
+            self._tail = self._pending = self._pending_times = None
+            self._dirty_directories = True
+            self._snapshotted()
+        if not gone:
             return None
+        self.size_bytes -= sum(segment.size for segment in gone)
+        if self._aborted is not None:
+            self._aborted_saved -= self._aborted.drop_before(self.segments[0].base_offset)
         self._start_checkpointed = start
-        return Removal(self.directory, tuple(paths), start)
+        paths = [segment.path(self.directory, suffix) for segment in gone for suffix in SUFFIXES]
+        return Removal(self.directory, tuple(paths), start, tuple(before))
 
     def plan_close(self) -> Steps:
         """The last steps, with everything on disk and unused space given back: the next start need not read the log."""
         active = self.active
-        sync = tuple(sorted({*(self._dirty or ()), *([active.path(self.directory)] if active.size else ())}))
-        steps = self._roll_steps()
+        is_on_disk = (self._checkpointed, self._start_checkpointed) == (self.log_end_offset, self.log_start_offset)
+        if is_on_disk and not (self._dirty or self._pending or self._dirty_indexes or active.reserved > active.size):
+            return Steps(())
+        steps: list[Step] = [Sync(path) for path in sorted({*(self._dirty or ()), active.path(self.directory)})]
+        steps += self._roll_steps()
         self._forget_pending(active)
+        if self._dirty_indexes:
+            steps += [Sync(active.path(self.directory, suffix)) for suffix in (INDEX, TIME_INDEX)]
         steps.append(Replace(f"{self.directory}/{LOG_START}", encode_number(self.log_start_offset)))
         steps.append(Replace(f"{self.directory}/{RECOVERY_POINT}", encode_number(self.log_end_offset)))
-        return Steps(tuple(steps), sync)
+        return Steps(tuple(steps))
 
     def plan_offline(self, reason: str) -> Replace:
         """The marker of a log that a disk failure took out of service, with what is surely on disk."""

@@ -110,27 +110,47 @@ class Producers:
         for pid, state in overlay.items():
             self.states[pid] = state
             if state.first_offset != NO_OFFSET:
-                self.open_transactions.setdefault(pid, state.first_offset)
+                self.open_transactions[pid] = state.first_offset
+            elif self.open_transactions:
+                self.open_transactions.pop(pid, None)
 
-    def end_transaction(self, header: BatchHeader, now_ms: int) -> int:
-        """A control batch ends a producer's transaction; its first offset, -1 if none was open."""
-        state = self.states.get(header.producer_id)
-        batches = () if state is None or state.epoch != header.producer_epoch else state.batches
-        self.states[header.producer_id] = ProducerState(header.producer_epoch, batches, NO_OFFSET, now_ms)
-        return self.open_transactions.pop(header.producer_id, NO_OFFSET)
+    def ended(self, header: BatchHeader, now_ms: int, overlay: Overlay) -> tuple[ProducerState, int]:
+        """The producer's state behind a control batch, and where the transaction began that it ends; -1 for none.
 
-    def replay(self, header: BatchHeader) -> None:
-        """A stored batch, met again in recovery."""
+        Raises `InvalidProducerEpoch` for a marker older than the producer.
+        """
+        state = overlay.get(header.producer_id) or self.states.get(header.producer_id)
+        if state is None:
+            return ProducerState(header.producer_epoch, (), NO_OFFSET, now_ms), NO_OFFSET
+        if header.producer_epoch < state.epoch:
+            raise InvalidProducerEpoch(
+                f"a marker of producer {header.producer_id} epoch {header.producer_epoch} came behind {state.epoch}"
+            )
+        batches = state.batches if state.epoch == header.producer_epoch else ()
+        return ProducerState(header.producer_epoch, batches, NO_OFFSET, now_ms), state.first_offset
+
+    def replay(self, header: BatchHeader) -> int:
+        """A stored batch, met again in recovery; where the transaction began that it ends, -1 for none."""
+        first = NO_OFFSET
         if header.producer_id == NO_PRODUCER_ID:
-            return
+            return first
         if header.is_control:
-            self.end_transaction(header, header.max_timestamp)
-            return
-        self.take({header.producer_id: self.after(header, header.base_offset, header.max_timestamp, {})})
+            known = self.states.get(header.producer_id)
+            if known is not None and header.producer_epoch < known.epoch:
+                return first
+            state, first = self.ended(header, header.max_timestamp, {})
+        else:
+            state = self.after(header, header.base_offset, header.max_timestamp, {})
+        self.take({header.producer_id: state})
+        return first
 
-    def first_open_offset(self) -> int | None:
-        """Where the oldest open transaction begins."""
-        return min(self.open_transactions.values(), default=None)
+    def first_open_offset(self, overlay: Overlay | None = None) -> int | None:
+        """Where the oldest open transaction begins; with `overlay`, as it will be once that is taken."""
+        if not overlay:
+            return min(self.open_transactions.values(), default=None)
+        firsts = [first for pid, first in self.open_transactions.items() if pid not in overlay]
+        firsts += [state.first_offset for state in overlay.values() if state.first_offset != NO_OFFSET]
+        return min(firsts, default=None)
 
     def expire(self, now_ms: int) -> None:
         """Forget producers that were silent for a day and have no open transaction."""

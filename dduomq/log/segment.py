@@ -30,12 +30,13 @@ def parse_name(name: str, suffix: str) -> int | None:
 
 @attrs.define(slots=True)
 class Segment:
-    """`created_ms` is the append time of its first batch; timestamps are -1 while it is empty."""
+    """`created_ms` and `written_ms`: append times of its first and newest batch. Times are -1 while it is empty."""
 
     base_offset: int
     size: int = 0
     next_offset: int = 0
     created_ms: int = -1
+    written_ms: int = -1
     max_timestamp: int = -1
     max_timestamp_offset: int = -1
     index_bytes: int = 0
