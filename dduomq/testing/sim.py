@@ -75,8 +75,8 @@ class Simulation:
 
     async def _live(self, nursery: trio.Nursery, crashed: trio.Event, ended: trio.Event) -> None:
         """One life of the node, from its start to the crash; it is started again when it can't start yet."""
-        while not await self._live_once(nursery, crashed):
-            await trio.sleep(0.2)  # noqa: ASYNC110  # time must pass, not an event
+        while not await self._live_once(nursery, crashed):  # noqa: ASYNC110  # time must pass here
+            await trio.sleep(0.2)
         ended.set()
 
     async def _live_once(self, nursery: trio.Nursery, crashed: trio.Event) -> bool:
