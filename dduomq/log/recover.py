@@ -2,33 +2,29 @@
 
 Everything here runs in a worker and reads through `files`. Always true: nothing above the recovery point is
 believed without its CRC; a torn tail is cut and reported; a damaged batch with whole ones behind it is kept,
-reported and never served; what is served has been synced.
-
-Why look behind a bad batch: a write cut short by a crash is the last thing in the file, so a whole batch
-behind the damage means that the disk has changed what it had ("Protocol-Aware Recovery", Alagappan et al., 2018).
+reported and never served; what is served has been synced. Below the recovery point only the last
+`RECHECKED_BYTES` are read again, and the batches behind the newest producer snapshot.
 """
-
-import struct
-from collections.abc import Iterator, Sequence
 
 import attrs
 
 from dduomq.errors import CorruptMessage, StorageError
-from dduomq.limits import CORRUPTION_SEARCH_BYTES_MAX, SCAN_CHUNK_BYTES
-from dduomq.log import epochs, index, producers, time_index
+from dduomq.log import damage, epochs, index, producers, snapshot, time_index, txn_index
+from dduomq.log.damage import Damage
 from dduomq.log.files import Files
-from dduomq.log.plans import LOG_START, OFFLINE, RECOVERY_POINT, Damage, decode_number
+from dduomq.log.plans import LOG_START, OFFLINE, RECOVERY_POINT, decode_number
 from dduomq.log.plog import PartitionLog
-from dduomq.log.producers import Producers
-from dduomq.log.segment import INDEX, LOG, SNAPSHOT, TIME_INDEX, Segment, file_name, parse_name, walk
+from dduomq.log.producers import NO_OFFSET, Producers
+from dduomq.log.scan import Scan, scan
+from dduomq.log.segment import INDEX, LOG, SNAPSHOT, TIME_INDEX, Segment, file_name, is_batch, parse_name, walk
 from dduomq.log.settings import TopicSettings
-from dduomq.wire.batch import HEADER_BYTES, MAGIC, BatchHeader, crc_of, read_header
+from dduomq.log.torn import is_cut_short, is_whole_at
+from dduomq.log.txn_index import ABORT, Aborted, marker_of
+from dduomq.wire.batch import HEADER_BYTES, BatchHeader, crc_of, read_header
 
 METADATA = "partition.metadata"
-QUARANTINE = "quarantine"
-SECTOR_BYTES = 512
-_MAGIC_AT = 16
-_DAMAGE = struct.Struct(">qqqqq")
+COPY_BYTES = 1024 * 1024
+BESIDE = (INDEX, TIME_INDEX, txn_index.SUFFIX)
 
 
 @attrs.frozen
@@ -62,7 +58,7 @@ def open_log(
         files.make_dir(directory)
         text = f"version: 0\ntopic_id: {topic_id}\n"
         files.replace(f"{directory}/{METADATA}", text.encode(), sync=False)
-    opening = _Opening(files, directory, settings, now_ms)
+    opening = _Opening(files, directory, settings, leader_epoch, now_ms)
     is_offline = OFFLINE in opening.names
     if is_offline and not restore:
         raise StorageError(f"{directory} was taken offline by a disk failure; restore it when the disk is mended")
@@ -72,16 +68,19 @@ def open_log(
         opening.write_anew()
         files.remove(f"{directory}/{OFFLINE}")
         files.sync_dir(directory)
-    return opening.finish(leader_epoch), opening.report
+    return opening.finish(), opening.report
 
 
 class _Opening:
     """One log while it is being opened."""
 
-    def __init__(self, files: Files, directory: str, settings: TopicSettings, now_ms: int) -> None:
+    def __init__(
+        self, files: Files, directory: str, settings: TopicSettings, leader_epoch: int, now_ms: int
+    ) -> None:  # fmt: skip
         self._files = files
         self._directory = directory
         self._settings = settings
+        self._leader_epoch = leader_epoch
         self._now_ms = now_ms
         self.names = set(files.list(directory))
         bases = sorted(base for name in self.names if (base := parse_name(name, LOG)) is not None)
@@ -91,43 +90,54 @@ class _Opening:
         for segment in self._segments[: len(bases)]:
             segment.size = files.size(segment.path(directory))
         self._end = self._start
-        self._damages: list[Damage] = self._read_quarantine()
+        self._damages = damage.decode(self._read(damage.NAME))
+        self._epochs = epochs.decode(self._read(epochs.NAME))
         self._producers = Producers()
+        self._aborted: Aborted | None = None
+        self._snapshot_offset = -1
+        self._checkpointed = (-1, -1)
         self.report = RecoveryReport()
 
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{name}"
+
+    def _read(self, name: str) -> bytes:
+        return self._files.read(self._path(name)) if name in self.names else b""
+
     def _number(self, name: str) -> int | None:
-        if name not in self.names:
-            return None
-        return decode_number(self._files.read(f"{self._directory}/{name}"))
+        return decode_number(self._read(name))
 
     # --- after a clean stop -------------------------------------------------------------------------
 
     def trust(self) -> bool:
         """Take everything from the checkpoints; False when they are not whole."""
         active = self._segments[-1]
-        if self._recovery_point is None:
-            return not active.size and len(self._segments) == 1
-        if self._recovery_point < active.base_offset or (
-            not active.size and self._recovery_point != active.base_offset
-        ):
+        point = self._recovery_point
+        if point is None:
+            if active.size or len(self._segments) > 1:
+                return False
+            point = active.base_offset
+        if point < active.base_offset or (not active.size and point != active.base_offset):
             return False
-        self._end = self._recovery_point
+        self._end = point
+        if _snapshot_name(point) in self.names and not self._load_producers(point):
+            return False
         for segment in self._segments:
             self._read_marks(segment)
-        snapshot = self._snapshots()
-        if snapshot:
-            self._load_producers(snapshot[-1])
+        self._load_aborted(point)
+        self._tidy_snapshots()
+        self._checkpointed = (point, self._start)
         return True
 
     def _read_marks(self, segment: Segment) -> None:
-        """Sizes of the indexes and the newest timestamp: no batch is read."""
+        """Sizes of the indexes and the newest timestamp: no batch is read, but for the first one's header."""
         if not segment.size:
             return
-        segment.created_ms = self._now_ms
+        self._read_ages(segment)
         for suffix in (INDEX, TIME_INDEX):
             name = file_name(segment.base_offset, suffix)
             if name in self.names:
-                size = self._files.size(f"{self._directory}/{name}")
+                size = self._files.size(self._path(name))
                 if suffix == INDEX:
                     segment.index_bytes = size - size % index.ENTRY_BYTES
                 else:
@@ -140,6 +150,20 @@ class _Opening:
             self._files.forget(path)
         segment.indexed_position = segment.size
 
+    def _read_ages(self, segment: Segment) -> None:
+        """When its batches were appended is not on disk: the first one's own time says how old the segment is."""
+        segment.created_ms = segment.written_ms = self._now_ms
+        if segment is not self._segments[-1]:
+            return
+        path = segment.path(self._directory)
+        try:
+            first = read_header(self._files.read_at(path, 0, HEADER_BYTES)).max_timestamp
+        except CorruptMessage:
+            return
+        self._files.forget(path)
+        if 0 <= first < self._now_ms:
+            segment.created_ms = first
+
     # --- after a crash ------------------------------------------------------------------------------
 
     def recover(self) -> None:
@@ -148,162 +172,117 @@ class _Opening:
         first = max((at for at, s in enumerate(self._segments) if s.base_offset <= point), default=0)
         for segment in self._segments[:first]:
             self._read_marks(segment)
-        self._end = max(self._start, self._segments[first].base_offset)
+        self._end = self._segments[first].base_offset
+        self._epochs.truncate(max(self._end, 1))
         for at in range(first, len(self._segments)):
-            segment = self._segments[at]
-            self._end = max(self._end, segment.base_offset)
-            is_whole = self._scan(segment)
-            if not is_whole:
-                self._drop_from(at + 1)
+            if not self._follows(at, first) or not self._scan(at):
                 break
         self._sync(first)
-        self._replay_producers()
+        if self._end < self._start:
+            self._begin_at_start()
+        self._remove_strays()
+        self._replay()
 
-    def _scan(self, segment: Segment) -> bool:
+    def _follows(self, at: int, first: int) -> bool:
+        """Whether a segment begins where the one before ended; if not, the gap is damage or a lost tail."""
+        base = self._segments[at].base_offset
+        if at == first or base == self._end:
+            return True
+        before = self._segments[at - 1]
+        if base < self._end or self._end >= (self._recovery_point or 0):
+            self._drop_from(at)
+            return False
+        self._quarantine(Damage(self._end, base, before.base_offset, before.size, before.size))
+        return True
+
+    def _scan(self, at: int) -> bool:
         """Walk a segment with CRCs; False when it was cut, so that nothing behind it counts."""
-        path, length = segment.path(self._directory), segment.size
-        entries: list[tuple[int, int]] = []
-        times: list[tuple[int, int]] = []
-        position = indexed = 0
+        segment = self._segments[at]
+        length = segment.size
         if not length:
             return True
-        segment.created_ms = self._now_ms
-        while position < length:
-            begun = position
-            for at, header in self._good(path, begun, length):
-                self._note(segment, header)
-                if at - indexed > self._settings.index_interval_bytes:
-                    entries.append((header.last_offset - segment.base_offset, at))
-                    indexed = at
-                    if segment.max_timestamp > (times[-1][0] if times else -1):
-                        times.append((segment.max_timestamp, segment.max_timestamp_offset - segment.base_offset))
-                position = at + header.size
-            self._count(scanned=position - begun)
-            if position < length:
-                resumed = self._resume(segment, position, length)
-                if resumed is None:
-                    break
-                position = resumed
-        segment.size = position
-        self._write_indexes(segment, entries, times)
-        segment.indexed_position = indexed
-        if position < length:
-            self._count(cut=length - position)
-            self._files.truncate(path, position)
+        self._read_ages(segment)
+        found = scan(self._files, self._directory, segment, self._recovery_point or 0, self._settings)
+        self._end = found.end_offset
+        while True:
+            begun = found.position
+            for header in found.run(length):
+                if self._epochs.latest < header.leader_epoch <= self._leader_epoch:
+                    self._epochs.assign(header.leader_epoch, header.base_offset)
+            self._end = found.end_offset
+            self._count(scanned=found.position - begun)
+            if found.position >= length:
+                break
+            held = self._damage_at(found, at, length)
+            if held is None:
+                break
+            self._quarantine(held)
+            found.resume(held)
+            self._end = held.end
+        segment.size = found.position
+        if found.write_indexes():
+            self.report = attrs.evolve(self.report, rebuilt_indexes=self.report.rebuilt_indexes + 1)
+        if found.position < length:
+            self._count(cut=length - found.position)
+            self._files.truncate(segment.path(self._directory), found.position)
+            self._drop_from(at + 1)
             return False
         return True
 
-    def _resume(self, segment: Segment, position: int, length: int) -> int | None:
-        """Where to go on behind damage, which is then quarantined; None for a torn tail."""
-        found = self._behind(segment.path(self._directory), position, length)
-        if found is not None:
-            next_position, next_offset = found[0], found[1].base_offset
-        elif self._recovery_point is not None and self._end < self._recovery_point:
-            next_position, next_offset = length, self._recovery_point  # it was synced: this is no torn tail
-        else:
-            return None
-        self._quarantine(Damage(self._end, next_offset, segment.base_offset, position, next_position))
-        self._end = next_offset
-        return next_position
-
-    def _good(self, path: str, position: int, length: int) -> Iterator[tuple[int, BatchHeader]]:
-        """The run of whole batches, offsets without a gap, that begins at `position`."""
-        expected = self._end
-        try:
-            for at, header, batch in walk(self._files, path, position, length):
-                if header.base_offset != expected or crc_of(batch, 0, header.size) != header.crc:
-                    return
-                yield at, header
-                expected = header.next_offset
-        except CorruptMessage:
-            return
-
-    def _note(self, segment: Segment, header: BatchHeader) -> None:
-        self._end = header.next_offset
-        if header.max_timestamp > segment.max_timestamp:
-            segment.max_timestamp, segment.max_timestamp_offset = header.max_timestamp, header.last_offset
-
-    def _behind(self, path: str, position: int, length: int) -> tuple[int, BatchHeader] | None:
-        """The next whole batch behind the damage at `position`; None means that it is a torn tail.
-
-        Where a sector of the batch was never written, it was not synced: nothing there or behind was promised.
-        """
-        if self._is_unwritten(path, position, length):
-            return None
-        end = min(length, position + CORRUPTION_SEARCH_BYTES_MAX)
-        at = position + 1
-        while at + HEADER_BYTES <= end:
-            chunk = self._files.read_at(path, at, SCAN_CHUNK_BYTES + HEADER_BYTES)
-            found = self._first_whole(path, chunk, at, length)
-            if found is not None:
-                return found
-            at += SCAN_CHUNK_BYTES
+    def _damage_at(self, found: Scan, at: int, length: int) -> Damage | None:
+        """What the bad batch at the scan's position is; None for a torn tail."""
+        segment, position = self._segments[at], found.position
+        path = segment.path(self._directory)
+        for held in self._damages:
+            if (held.base_offset, held.position) == (segment.base_offset, position) and held.next_position <= length:
+                return held
+        behind = found.behind(length)
+        if behind is not None:
+            return Damage(self._end, behind[1].base_offset, segment.base_offset, position, behind[0])
+        point = self._recovery_point or 0
+        if at + 1 < len(self._segments):
+            following = self._segments[at + 1]
+            base = following.base_offset
+            is_whole = base > self._end and is_whole_at(
+                self._files, following.path(self._directory), 0, following.size, base
+            )
+            if is_whole and (point > self._end or not is_cut_short(self._files, path, position, length, self._end)):
+                return Damage(self._end, base, segment.base_offset, position, length)
+        if self._end < point:  # it was synced: this is no torn tail
+            return Damage(self._end, point, segment.base_offset, position, length)
         return None
 
-    def _is_unwritten(self, path: str, position: int, length: int) -> bool:
-        """Whether a sector of the batch at `position` is all zeros: the disk never got it.
-
-        Whole sectors reach the disk or don't. The first bytes of a batch, of its offset, may well be zeros.
-        """
-        head = self._files.read_at(path, position, HEADER_BYTES)
-        if not any(head):
-            return True
-        try:
-            size = read_header(head).size
-        except CorruptMessage:
-            size = HEADER_BYTES
-        size = min(size, length - position, CORRUPTION_SEARCH_BYTES_MAX)
-        data = self._files.read_at(path, position, size)
-        begin = SECTOR_BYTES - position % SECTOR_BYTES
-        return any(
-            len(data) - at > 1 and not any(data[at : at + SECTOR_BYTES]) for at in range(begin, len(data), SECTOR_BYTES)
-        )
-
-    def _first_whole(self, path: str, chunk: bytes, start: int, length: int) -> tuple[int, BatchHeader] | None:
-        magic = chunk.find(MAGIC, _MAGIC_AT)
-        while magic >= 0 and magic - _MAGIC_AT + HEADER_BYTES <= len(chunk):
-            at = magic - _MAGIC_AT
-            header = _plausible(chunk, at, self._end)
-            if header is not None and start + at + header.size <= length:
-                batch = self._files.read_at(path, start + at, header.size)
-                if len(batch) == header.size and crc_of(batch, 0, header.size) == header.crc:
-                    return start + at, header
-            magic = chunk.find(MAGIC, magic + 1)
-        return None
-
-    def _quarantine(self, damage: Damage) -> None:
-        if damage in self._damages:
-            return
-        self._damages.append(damage)
-        data = b"".join(_DAMAGE.pack(*attrs.astuple(held)) for held in self._damages)
-        self._files.replace(f"{self._directory}/{QUARANTINE}", data)
-        found = tuple((held.first, held.end) for held in self._damages)
-        self.report = attrs.evolve(self.report, quarantined=found)
-
-    def _read_quarantine(self) -> list[Damage]:
-        if QUARANTINE not in self.names:
-            return []
-        data = self._files.read(f"{self._directory}/{QUARANTINE}")
-        whole = len(data) - len(data) % _DAMAGE.size
-        return [Damage(*fields) for fields in _DAMAGE.iter_unpack(data[:whole])]
-
-    def _write_indexes(
-        self, segment: Segment, entries: Sequence[tuple[int, int]], times: Sequence[tuple[int, int]]
-    ) -> None:
-        encoded, encoded_times = index.encode(entries), time_index.encode(times)
-        self._files.replace(segment.path(self._directory, INDEX), encoded, sync=False)
-        self._files.replace(segment.path(self._directory, TIME_INDEX), encoded_times, sync=False)
-        segment.index_bytes, segment.time_index_bytes = len(encoded), len(encoded_times)
-        segment.indexed_timestamp = times[-1][0] if times else -1
-        self.report = attrs.evolve(self.report, rebuilt_indexes=self.report.rebuilt_indexes + 1)
+    def _quarantine(self, held: Damage) -> None:
+        if held not in self._damages:
+            self._damages.append(held)
+            self._damages.sort(key=lambda known: known.first)
+            self._files.replace(self._path(damage.NAME), damage.encode(self._damages))
+            found = (*self.report.quarantined, (held.first, held.end))
+            self.report = attrs.evolve(self.report, quarantined=found)
+        self._end = held.end
 
     def _drop_from(self, at: int) -> None:
         """Segments behind a cut can't be right: their offsets don't follow."""
         for segment in self._segments[at:]:
             self._count(cut=segment.size)
-            for suffix in (LOG, INDEX, TIME_INDEX):
+            for suffix in (LOG, *BESIDE):
                 self._files.remove(segment.path(self._directory, suffix))
         del self._segments[at:]
+
+    def _begin_at_start(self) -> None:
+        """What is left lies below the log's start: its offsets were deleted and are not given again."""
+        self._drop_from(0)
+        self._segments = [Segment(self._start)]
+        self._end = self._start
+
+    def _remove_strays(self) -> None:
+        """Indexes whose segment is gone."""
+        bases = {segment.base_offset for segment in self._segments}
+        for name in self.names:
+            for suffix in BESIDE:
+                base = parse_name(name, suffix)
+                if base is not None and base not in bases:
+                    self._files.remove(self._path(name))
 
     def _count(self, *, cut: int = 0, scanned: int = 0) -> None:
         report = self.report
@@ -315,94 +294,122 @@ class _Opening:
         )
 
     def _sync(self, first: int) -> None:
+        """A cut, too: what was cut away must not come back behind the next append."""
         for segment in self._segments[first:]:
-            if segment.size:
-                self._files.sync(segment.path(self._directory))
+            path = segment.path(self._directory)
+            if self._files.exists(path):
+                self._files.sync(path)
         self._files.sync_dir(self._directory)
 
-    # --- producers ----------------------------------------------------------------------------------
+    # --- producers and transactions -----------------------------------------------------------------
 
-    def _snapshots(self) -> list[int]:
-        """Offsets of the producer snapshots that fit this log, oldest first; the others are removed."""
-        offsets = sorted(o for name in self.names if (o := parse_name(name, SNAPSHOT)) is not None)
-        for offset in offsets:
-            if offset > self._end:
-                self._files.remove(f"{self._directory}/{file_name(offset, SNAPSHOT)}")
-        return [offset for offset in offsets if offset <= self._end]
+    def _tidy_snapshots(self) -> None:
+        offsets = snapshot.offsets_of(self.names)
+        for offset in snapshot.not_needed(offsets, self._segments, self._end):
+            self._files.remove(self._path(_snapshot_name(offset)))
 
     def _load_producers(self, offset: int) -> bool:
-        path = f"{self._directory}/{file_name(offset, SNAPSHOT)}"
         try:
-            self._producers = producers.decode(self._files.read(path))
+            self._producers = producers.decode(self._files.read(self._path(_snapshot_name(offset))))
         except (CorruptMessage, FileNotFoundError):
             return False
+        self._snapshot_offset = offset
         return True
 
-    def _replay_producers(self) -> None:
+    def _load_aborted(self, end: int) -> None:
+        """The aborted transactions whose markers lie before `end`."""
+        held = Aborted()
+        for segment in self._segments:
+            data = self._read(file_name(segment.base_offset, txn_index.SUFFIX))
+            if data:
+                held.load(data, segment.base_offset, end)
+        self._aborted = held if len(held) else None
+
+    def _replay(self) -> None:
         """From the newest snapshot that can be read, then every batch behind it."""
-        begin = self._start
-        for offset in reversed(self._snapshots()):
-            if self._load_producers(offset):
+        self._tidy_snapshots()
+        begin = self._segments[0].base_offset
+        for offset in reversed(snapshot.offsets_of(self.names)):
+            if offset <= self._end and self._load_producers(offset):
                 begin = offset
                 break
+        self._load_aborted(begin)
         for at, segment in enumerate(self._segments):
             following = self._segments[at + 1].base_offset if at + 1 < len(self._segments) else self._end
             if following > begin:
                 self._replay_segment(segment, begin)
 
     def _replay_segment(self, segment: Segment, begin: int) -> None:
-        path, position = segment.path(self._directory), 0
-        while position < segment.size:
+        path = segment.path(self._directory)
+        for start, end in damage.runs(self._damages, segment, self._position_of(segment, begin)):
             try:
-                for at, header, _ in walk(self._files, path, position, segment.size):
-                    position = at + header.size
-                    if header.base_offset >= begin and not self._is_quarantined(header.base_offset):
-                        self._producers.replay(header)
-                return
-            except CorruptMessage:
-                resumed = self._behind(path, position, segment.size)
-                if resumed is None:
-                    return
-                position = resumed[0]
+                for _, header, batch in walk(self._files, path, start, end):
+                    if header.base_offset >= begin and header.producer_id >= 0:
+                        self._replay_batch(header, batch)
+            except CorruptMessage:  # below the recovery point; whoever reads it meets the damage
+                continue
 
-    def _is_quarantined(self, offset: int) -> bool:
-        return any(damage.first <= offset < damage.end for damage in self._damages)
+    def _position_of(self, segment: Segment, offset: int) -> int:
+        """A place in the segment from which `offset` is ahead."""
+        relative = offset - segment.base_offset - 1
+        if relative < 0 or not segment.index_bytes:
+            return 0
+        path = segment.path(self._directory)
+        try:
+            at = index.floor_in_file(
+                self._files, segment.path(self._directory, INDEX), segment.index_bytes, relative
+            )  # fmt: skip
+        except FileNotFoundError:
+            return 0
+        return at if is_batch(self._files, path, at, segment.base_offset, offset) else 0
+
+    def _replay_batch(self, header: BatchHeader, batch: memoryview) -> None:
+        if crc_of(batch, 0, header.size) != header.crc:
+            return
+        first = self._producers.replay(header)
+        if first != NO_OFFSET and marker_of(batch) == ABORT:
+            still_open = self._producers.first_open_offset()
+            stable = header.next_offset if still_open is None else still_open
+            self._aborted = self._aborted or Aborted()
+            self._aborted.add(header.producer_id, first, header.last_offset, stable)
 
     # --- the end ------------------------------------------------------------------------------------
 
     def write_anew(self) -> None:
-        """After a failed sync the page cache may hold what the disk does not: write it again and sync."""
-        for segment in self._segments:
-            path, position = segment.path(self._directory), 0
-            while position < segment.size:
-                data = self._files.read_at(path, position, min(SCAN_CHUNK_BYTES, segment.size - position))
-                self._files.write_at(path, [data], position)
-                position += len(data)
-            if segment.size:
-                self._files.sync(path)
+        """After a failed sync the page cache may hold what the disk does not: write it to a new file and sync."""
+        flushed = self._number(OFFLINE) or 0
+        for at, segment in enumerate(self._segments):
+            end = self._segments[at + 1].base_offset if at + 1 < len(self._segments) else self._end
+            if segment.size and end > flushed:
+                self._copy(segment.path(self._directory), segment.size)
 
-    def finish(self, leader_epoch: int) -> PartitionLog:
-        cache = epochs.EpochCache()
-        if epochs.NAME in self.names:
-            cache = epochs.decode(self._files.read(f"{self._directory}/{epochs.NAME}"))
-            cache.truncate(max(self._end, 1))
+    def _copy(self, path: str, size: int) -> None:
+        files, copy = self._files, path + ".restore"
+        files.remove(copy)
+        for position in range(0, size, COPY_BYTES):
+            files.write_at(copy, [files.read_at(path, position, min(COPY_BYTES, size - position))], position)
+        files.sync(copy)
+        files.rename(copy, path)
+        files.forget(path)
+
+    def finish(self) -> PartitionLog:
+        self._epochs.truncate(max(self._end, 1))
         start = max(self._start, self._segments[0].base_offset)
         return PartitionLog(
             self._directory,
             self._settings,
-            leader_epoch=leader_epoch,
+            leader_epoch=self._leader_epoch,
             segments=self._segments,
             log_start_offset=min(start, self._end),
             log_end_offset=self._end,
             producers=self._producers,
-            epochs=cache,
+            epochs=self._epochs,
             damages=tuple(self._damages),
+            aborted=self._aborted,
+            snapshot_offset=self._snapshot_offset,
+            checkpointed=self._checkpointed,
         )
 
 
-def _plausible(chunk: bytes, at: int, after: int) -> BatchHeader | None:
-    try:
-        header = read_header(chunk, at)
-    except CorruptMessage:
-        return None
-    return header if header.base_offset >= after and header.count > 0 else None
+def _snapshot_name(offset: int) -> str:
+    return file_name(offset, SNAPSHOT)
