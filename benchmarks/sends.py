@@ -50,7 +50,7 @@ async def _one_by_one(address: str, tasks: int, seconds: float, partitions: int 
     """(acknowledged records a second, latencies in ms) of `tasks`, each awaiting one send after another."""
     value = b"x" * 100
     latencies: list[float] = []
-    topic = f"single-{tasks}-{partitions}"
+    topic = f"single-{tasks}-{partitions}-{time.monotonic_ns()}"
     begun = deadline = 0.0
 
     async def work(mq: dduomq.Client, number: int) -> None:

@@ -45,6 +45,9 @@ def _report(error: BaseException) -> int:
     """Say what went wrong; the exit code."""
     leaves = _flatten(error)
     for leaf in leaves:
+        if isinstance(leaf, SystemExit):  # --help
+            return leaf.code if isinstance(leaf.code, int) else 0
+    for leaf in leaves:
         if isinstance(leaf, ConfigError):
             print(f"error: {leaf.message}", file=sys.stderr)
             return 2

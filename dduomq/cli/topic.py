@@ -174,6 +174,25 @@ def purge(
         print_table("", ["partition", "first offset now"], list(starts.items()))
 
 
+@app.command(epilog="Example: dduomq topic restore orders 3")
+def restore(
+    name: Name,
+    partition: Annotated[int, typer.Argument(min=0, metavar="PARTITION", help="Which log to bring back.")],
+    server: Server = DEFAULT_SERVER,
+    json: Json = False,
+) -> None:
+    """Bring back a log that a disk failure took offline; mend the disk first."""
+
+    async def work(mq: "Client") -> None:
+        await mq.admin.restore_log(name, partition)
+
+    with_client(server, work)
+    if json:
+        print_json({"topic": name, "partition": partition, "state": "online"})
+    else:
+        print_table("", ["partition", "state"], [(f"{name}-{partition}", "online")])
+
+
 @app.command("add-partitions", epilog="Example: dduomq topic add-partitions orders 16")
 def add_partitions(
     name: Name,

@@ -117,6 +117,8 @@ class Wire:
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
+    if isinstance(error.__cause__, BaseException) and not isinstance(error.__cause__, BaseExceptionGroup):
+        return _reason(error.__cause__)
     return str(error) or type(error).__name__
 
 
