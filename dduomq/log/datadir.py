@@ -85,8 +85,8 @@ def _identity(node_id: int, directory_id: str) -> bytes:
 def _check_identity(data: bytes, path: str, node_id: int) -> str:
     try:
         meta = tomllib.loads(data.decode())
-        least, owner, directory_id = meta["least_reader_version"], meta["node_id"], meta["directory_id"]
-    except (ValueError, KeyError):
+        least, owner, directory_id = int(meta["least_reader_version"]), int(meta["node_id"]), meta["directory_id"]
+    except (ValueError, KeyError, TypeError):
         raise DataDirError(f"{path}/{META} is damaged; restore it from a copy") from None
     if least > FORMAT_VERSION:
         raise DataDirError(

@@ -5,6 +5,7 @@ the values allowed.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -17,6 +18,7 @@ from dduomq.limits import BATCH_BYTES_CEILING, BATCH_BYTES_MAX, GIB
 LONG_MAX = 2**63 - 1
 WEEK_MS = 7 * 24 * 3_600_000
 UNBOUNDED = -1
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 
 class Durability(StrEnum):
@@ -56,7 +58,7 @@ class Key:
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not text.lstrip("-").isdigit() or not low <= int(text) <= high:
+        if not _WHOLE_NUMBER.fullmatch(text) or not low <= int(text) <= high:
             raise ValueError(f"a whole number from {low} to {high}")
         return int(text)
 
