@@ -60,3 +60,16 @@ def readable(damages: Sequence[Damage], segment: Segment, offset: int) -> tuple[
         else:
             end = min(end, held.position)
     return begin, end
+
+
+def runs(damages: Sequence[Damage], segment: Segment, begin: int = 0) -> list[tuple[int, int]]:
+    """(begin, end) of the stretches of a segment, from `begin` on, that no damage touches."""
+    found = []
+    for held in sorted(damages, key=lambda held: held.position):
+        if held.base_offset == segment.base_offset and held.next_position > begin:
+            if held.position > begin:
+                found.append((begin, held.position))
+            begin = held.next_position
+    if begin < segment.size:
+        found.append((begin, segment.size))
+    return found

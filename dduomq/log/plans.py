@@ -11,10 +11,9 @@ import attrs
 
 from dduomq.errors import CorruptMessage, DduomqError, OffsetOutOfRange, StorageError
 from dduomq.log import index, time_index
-from dduomq.log.damage import Damage as Damage
 from dduomq.log.files import Files
-from dduomq.log.segment import walk
-from dduomq.wire.batch import HEADER_BYTES, BatchHeader, crc_of, read_header
+from dduomq.log.segment import is_batch, walk
+from dduomq.wire.batch import BatchHeader, crc_of
 
 RECOVERY_POINT = "recovery-point"
 LOG_START = "log-start-offset"
@@ -217,7 +216,7 @@ class Seek:
         """
         try:
             begin = max(self._floor(files), self.begin_position)
-            if begin > self.begin_position and not _is_batch(files, self.path, begin, self.base_offset, self.offset):
+            if begin > self.begin_position and not is_batch(files, self.path, begin, self.base_offset, self.offset):
                 begin = self.begin_position  # the index is wrong, the log itself is not
             return self._collect(files, begin)
         except FileNotFoundError:
@@ -265,14 +264,15 @@ class TimeSeek:
     """Find the first record at or after a time, over the segments that may have it."""
 
     timestamp_ms: int
-    segments: tuple[tuple[str, str, int, int], ...]  # (log, time index, base offset, end position)
+    segments: tuple[tuple[str, str, int, int, int], ...]  # (log, time index, base offset, begin and end position)
     log_start_offset: int
 
     def run(self, files: Files) -> tuple[int, int] | None:
         """(timestamp, offset), or None when every record is older."""
-        for path, time_path, base_offset, end in self.segments:
+        for path, time_path, base_offset, begin, end in self.segments:
             try:
-                found = self._look(files, path, self._begin(files, path, time_path, base_offset, end), end)
+                indexed = self._begin(files, path, time_path, base_offset, end)
+                found = self._look(files, path, max(begin, indexed), end)
             except (CorruptMessage, FileNotFoundError):  # damaged, or just removed: later segments may have it
                 continue
             if found is not None:
@@ -299,17 +299,8 @@ class TimeSeek:
         if not relative or not index_bytes:
             return 0
         position = index.floor_in_file(files, index_path, index_bytes, relative)
-        is_right = position < end and _is_batch(files, path, position, base_offset, base_offset + relative)
+        is_right = position < end and is_batch(files, path, position, base_offset, base_offset + relative)
         return position if is_right else 0
-
-
-def _is_batch(files: Files, path: str, position: int, base_offset: int, offset: int) -> bool:
-    """Whether a batch that begins at or before `offset` lies there, as an index says."""
-    try:
-        header = read_header(files.read_at(path, position, HEADER_BYTES))
-    except CorruptMessage:
-        return False
-    return base_offset <= header.base_offset <= offset
 
 
 def _record_at(batch: memoryview, header: BatchHeader, timestamp_ms: int, start: int) -> tuple[int, int]:

@@ -493,9 +493,10 @@ class PartitionLog:
     def seek_time(self, timestamp_ms: int) -> TimeSeek:
         """The look for the first record at or after a time; only segments that may have it are read."""
         found = tuple(
-            (segment.path(self.directory), segment.path(self.directory, TIME_INDEX), segment.base_offset, segment.size)
+            (segment.path(self.directory), segment.path(self.directory, TIME_INDEX), segment.base_offset, begin, end)
             for segment in self.segments
             if segment.size and (segment.max_timestamp >= timestamp_ms or segment.max_timestamp < 0)
+            for begin, end in damage.runs(self._damages, segment)
         )
         return TimeSeek(timestamp_ms, found, self.log_start_offset)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import attrs
 
+from dduomq.errors import CorruptMessage
 from dduomq.limits import SCAN_CHUNK_BYTES
 from dduomq.log.files import Files
 from dduomq.wire.batch import HEADER_BYTES, BatchHeader, read_header
@@ -47,6 +48,15 @@ class Segment:
 
     def path(self, directory: str, suffix: str = LOG) -> str:
         return f"{directory}/{file_name(self.base_offset, suffix)}"
+
+
+def is_batch(files: Files, path: str, position: int, base_offset: int, offset: int) -> bool:
+    """Whether a batch that begins at or before `offset` lies there, as an index says."""
+    try:
+        header = read_header(files.read_at(path, position, HEADER_BYTES))
+    except CorruptMessage:
+        return False
+    return base_offset <= header.base_offset <= offset
 
 
 def walk(files: Files, path: str, position: int, end: int) -> Iterator[tuple[int, BatchHeader, memoryview]]:
