@@ -236,7 +236,7 @@ class PartitionQueue:
 
     def failed(self, batch: Batch, error: DduomqError, now: float, backoff_s: float) -> None:
         """Send it again, or tell its records that it failed."""
-        is_first = not self._in_flight or self._in_flight[0] is batch
+        is_first = not any(held.order < batch.order for held in (*self._in_flight, *self._retrying))
         if isinstance(error, OutcomeUnknown | NetworkError):
             batch.was_sent = True
         if now < batch.deadline and self._is_worth_a_retry(batch, error, is_first=is_first):
