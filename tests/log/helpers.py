@@ -26,6 +26,11 @@ def batch(size=100, *, count=1, timestamp=1_000, pid=-1, epoch=-1, sequence=-1, 
         base_sequence=sequence,
         attributes=attributes,
     )
+    return pending(data)
+
+
+def pending(data):
+    """A built batch as the log takes it."""
     view = memoryview(data)
     return PendingBatch(view, read_header(view))
 
