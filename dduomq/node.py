@@ -9,11 +9,14 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, cast
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
+import sniffio
 import structlog
 import trio
 
@@ -39,6 +42,7 @@ from dduomq.config import Address, Config, from_values
 from dduomq.errors import ConfigError, DduomqError, UsageError
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers
+from dduomq.listeners.pipe import PipeEnd, open_pipe
 from dduomq.listeners.serve import Server
 from dduomq.listeners.services import Services
 from dduomq.log.datadir import DataDir, open_data_dir
@@ -47,6 +51,9 @@ from dduomq.log.memory import MemoryFiles
 from dduomq.observe import make_log, silent_log
 from dduomq.ports import DiskExecutor, Listener, Ports
 from dduomq.stores.embedded import EmbeddedStore
+
+if TYPE_CHECKING:
+    from dduomq.client.client import Client
 
 TICK_MS = 250
 SCRATCH_BYTES = 256 * 1024
@@ -65,6 +72,7 @@ class Node:
     services: Services
     server: Server
     _supervisor: Supervisor
+    _doors: trio.Nursery
 
     @property
     def address(self) -> str | None:
@@ -73,6 +81,19 @@ class Node:
     @property
     def admin(self) -> Admin:
         return self.services.admin
+
+    def connect(self, **options: Any) -> AbstractAsyncContextManager["Client"]:
+        """A client of this node; the options are those of `dduomq.connect`. Needs no port."""
+        from dduomq.client.client import connect
+
+        if self.addresses:
+            return connect(str(self.addresses[0]), **options)
+        return connect("in-process:0", dial=self._dial, **options)
+
+    async def _dial(self, _host: str, _port: int) -> PipeEnd:
+        ours, theirs = open_pipe()
+        self.server.attach(theirs, self._doors)
+        return ours
 
     def actors(self) -> list[ActorStatus]:
         """The live actors, as console and metrics see them."""
@@ -170,8 +191,8 @@ class _Builder:
         """Live until `stopping`. Shielded: whoever cancels the node gets an orderly stop, not a torn one."""
         with trio.CancelScope(shield=True):
             async with open_flat_nursery() as nursery:
-                node = await self.start(nursery, directory, listeners)
                 async with open_flat_nursery() as doors:
+                    node = await self.start(nursery, doors, directory, listeners)
                     for listener, address in zip(listeners, self._config.listen, strict=True):
                         doors.start_soon(node.server.serve, listener, address.name, doors)
                     doors.start_soon(node.server.sweep)
@@ -181,7 +202,9 @@ class _Builder:
                 await self.stop(directory)
                 nursery.cancel_scope.cancel()
 
-    async def start(self, nursery: trio.Nursery, directory: DataDir, listeners: list[Listener]) -> Node:
+    async def start(
+        self, nursery: trio.Nursery, doors: trio.Nursery, directory: DataDir, listeners: list[Listener]
+    ) -> Node:
         """Bring everything up, bottom first; returns when every log is open."""
         ports, config = self._ports, self._config
         supervisor = Supervisor(nursery, self._log)
@@ -217,7 +240,7 @@ class _Builder:
             config.node_id, cluster_id, epoch, self._advertised(addresses), self._log, bytearray(SCRATCH_BYTES),
             config.connections_max, config.connections_idle_ms,
         )  # fmt: skip
-        return Node(config.node_id, cluster_id, addresses, services, Server(services), supervisor)
+        return Node(config.node_id, cluster_id, addresses, services, Server(services), supervisor, doors)
 
     async def _identify(self, store: MetadataStore) -> tuple[str, int]:
         """The cluster's id, minted at the very first start, and this leadership's epoch."""
@@ -321,7 +344,7 @@ async def open_node(
     log: structlog.stdlib.BoundLogger | None = None,
     **settings: object,
 ) -> AsyncIterator[Node]:
-    """The real broker, in this process, under trio.
+    """The real broker, in this process; under asyncio in a thread of its own.
 
     Without `data_dir` it lives in a temporary directory that goes with it. `listen=None` opens no port.
     Any configuration key can be given with underscores for dots: `default_partitions=1`,
@@ -333,11 +356,49 @@ async def open_node(
     path = os.fspath(data_dir) if data_dir is not None else tempfile.mkdtemp(prefix="dduomq-")
     try:
         config = embedded_config(path, listen, settings)
-        async with build(real_ports(), config, log=log) as node:
-            yield node
+        if sniffio.current_async_library() == "trio":
+            async with build(real_ports(), config, log=log) as node:
+                yield node
+        else:
+            async with _in_thread(config, log) as node:
+                yield node
     finally:
         if data_dir is None:
             shutil.rmtree(path, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _in_thread(config: Config, log: structlog.stdlib.BoundLogger | None) -> AsyncIterator[Node]:
+    """A node with a trio of its own, for asyncio; it is reached through its listener."""
+    import asyncio
+
+    from dduomq.system import real_ports
+
+    if not config.listen:
+        raise UsageError("under asyncio an embedded node is reached through its port; leave listen= as it is")
+    started: Future[tuple[Node, Callable[[], None]]] = Future()
+
+    async def live() -> None:
+        stopping, token = trio.Event(), trio.lowlevel.current_trio_token()
+        try:
+            async with build(real_ports(), config, log=log) as node:
+                started.set_result((node, lambda: token.run_sync_soon(stopping.set)))
+                await stopping.wait()
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    thread = threading.Thread(target=trio.run, args=(live,), name="dduomq-node")
+    thread.start()
+    try:
+        node, stop = await asyncio.wrap_future(started)
+        try:
+            yield node
+        finally:
+            stop()
+    finally:
+        await asyncio.shield(asyncio.to_thread(thread.join))
 
 
 def embedded_config(path: str, listen: str | None, settings: dict[str, object]) -> Config:

@@ -44,6 +44,10 @@ class Server:
     def connections(self) -> int:
         return len(self._connections)
 
+    def attach(self, stream: Stream, nursery: trio.Nursery) -> None:
+        """Serve a connection that came by no listener."""
+        nursery.start_soon(self._serve_one, stream, "in-process")
+
     async def serve(self, listener: Listener, name: str, nursery: trio.Nursery) -> None:
         """Accept until cancelled."""
         while True:

@@ -224,6 +224,33 @@ def test_the_blocking_client(tmp_path):
         assert [t.name for t in mq.admin.list_topics()] == ["plain"]
 
 
+async def test_an_embedded_node_needs_no_port(tmp_path):
+    """`node.connect()` reaches it inside the process, large answers too."""
+    async with dduomq.open_node(tmp_path / "d", listen=None) as node, node.connect() as mq:
+        assert node.address is None
+        await mq.admin.create_topic("inside", partitions=1)
+        await mq.send_batch("inside", ["x" * 1000] * 900)
+        await mq.send_batch("inside", ["y" * 1000] * 900)
+        async with mq.reader("inside") as reader:
+            records = await reader.pull(900) + await reader.pull(900)
+        assert len(records) == 1800
+
+
+def test_an_embedded_node_under_asyncio(tmp_path):
+    """The same broker, from the other event loop; its errors come out as they are."""
+
+    async def main():
+        async with dduomq.open_node(tmp_path / "d") as node, node.connect() as mq:
+            await mq.send("aio", "x", partition=0)
+            with pytest.raises(DataDirError, match="in use"):
+                async with dduomq.open_node(tmp_path / "d"):
+                    pass
+            return await mq.pull("aio", partition=0)
+
+    (record,) = anyio.run(main, backend="asyncio")
+    assert record.value == b"x"
+
+
 # --- bad input --------------------------------------------------------------------------------------
 
 
