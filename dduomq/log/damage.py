@@ -49,17 +49,17 @@ def below(damages: Sequence[Damage], offset: int, upper: int) -> int:
     return upper
 
 
-def readable(damages: Sequence[Damage], segment: Segment, offset: int) -> tuple[int, int]:
-    """The positions of a segment, between its damages, that hold `offset`."""
-    begin, end = 0, segment.size
+def readable(damages: Sequence[Damage], segment: Segment, offset: int) -> tuple[int, int, int]:
+    """(begin, its offset, end) of the positions of a segment, between its damages, that hold `offset`."""
+    begin, first, end = 0, segment.base_offset, segment.size
     for held in damages:
         if held.base_offset != segment.base_offset:
             continue
-        if held.end <= offset:
-            begin = max(begin, held.next_position)
-        else:
+        if held.end > offset:
             end = min(end, held.position)
-    return begin, end
+        elif held.next_position > begin:
+            begin, first = held.next_position, held.end
+    return begin, first, end
 
 
 def runs(damages: Sequence[Damage], segment: Segment, begin: int = 0) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from dduomq.errors import CorruptMessage, DduomqError, OffsetOutOfRange, Storage
 from dduomq.log import index, time_index
 from dduomq.log.files import Files
 from dduomq.log.segment import is_batch, walk
+from dduomq.log.torn import find_behind
 from dduomq.wire.batch import BatchHeader, crc_of
 
 RECOVERY_POINT = "recovery-point"
@@ -192,6 +193,15 @@ class ReadPlan:
     aborted: tuple[tuple[int, int], ...] = ()
 
 
+class _BadBatch(Exception):
+    """The batch at `position`, which should hold offset `expected`, can't be read."""
+
+    def __init__(self, position: int, expected: int) -> None:
+        super().__init__(position, expected)
+        self.position = position
+        self.expected = expected
+
+
 @attrs.frozen
 class Seek:
     """Find the batches from `offset` on by the index and the log itself; also brings them into the page cache."""
@@ -201,6 +211,7 @@ class Seek:
     index_bytes: int
     pending: tuple[tuple[int, int], ...]
     base_offset: int
+    begin_offset: int
     begin_position: int
     end_position: int
     offset: int
@@ -214,33 +225,53 @@ class Seek:
         Raises `CorruptMessage` rather than give a batch with a wrong CRC, `OffsetOutOfRange` if it was removed
         meanwhile.
         """
+        position, expected = self._floor(files), -1
         try:
-            begin = max(self._floor(files), self.begin_position)
-            if begin > self.begin_position and not is_batch(files, self.path, begin, self.base_offset, self.offset):
-                begin = self.begin_position  # the index is wrong, the log itself is not
-            return self._collect(files, begin)
+            if position <= self.begin_position or not is_batch(
+                files, self.path, position, self.base_offset, self.offset
+            ):  # without an index, or with a wrong one, the log itself tells
+                position, expected = self.begin_position, self.begin_offset
+            while True:
+                try:
+                    return self._collect(files, position, expected)
+                except _BadBatch as bad:
+                    position, expected = self._behind(files, bad)
         except FileNotFoundError:
             raise OffsetOutOfRange(f"offset {self.offset} has just been removed") from None
 
-    def _collect(self, files: Files, begin: int) -> ReadPlan | None:
-        start = end = -1
+    def _behind(self, files: Files, bad: "_BadBatch") -> tuple[int, int]:
+        """Where to go on when the bad batch lies wholly before what is asked for."""
+        behind = find_behind(files, self.path, bad.position, self.end_position, bad.expected)
+        if behind is not None and behind[1].base_offset <= self.offset:
+            return behind[0], behind[1].base_offset
+        after = "" if behind is None else f"; go on at {behind[1].base_offset}"
+        raise CorruptMessage(
+            f"offset {self.offset} is damaged on disk and is not served: {self.path} at byte {bad.position}{after}"
+        )
+
+    def _collect(self, files: Files, position: int, expected: int) -> ReadPlan | None:
+        """Whole batches from `position` on, which holds offset `expected`, -1 if that is not known."""
+        start = -1
         next_offset = self.offset
         try:
-            for position, header, batch in walk(files, self.path, begin, self.end_position):
-                if header.last_offset < self.offset:
-                    continue
-                if header.next_offset > self.upper or (start >= 0 and position + header.size - start > self.max_bytes):
+            for at, header, batch in walk(files, self.path, position, self.end_position):
+                if expected not in {-1, header.base_offset} or crc_of(batch, 0, header.size) != header.crc:
                     break
-                if crc_of(batch, 0, header.size) != header.crc:
-                    raise CorruptMessage("a wrong CRC")
-                start = position if start < 0 else start
-                end, next_offset = position + header.size, header.next_offset
-                if next_offset >= self.upper:
+                if header.last_offset >= self.offset:
+                    if header.next_offset > self.upper or (start >= 0 and at + header.size - start > self.max_bytes):
+                        return self._plan(start, position, next_offset)
+                    start, next_offset = at if start < 0 else start, header.next_offset
+                position, expected = at + header.size, header.next_offset
+                if expected >= self.upper:
                     break
-        except CorruptMessage as error:
+        except CorruptMessage as error:  # a header of impossible shape: what came before it is good
             if start < 0:
-                text = f"offset {self.offset} is damaged on disk and is not served: {error.message} in {self.path}"
-                raise CorruptMessage(text) from None
+                raise _BadBatch(position, expected) from error
+        if start < 0 and position < self.end_position and expected < self.upper:
+            raise _BadBatch(position, expected)
+        return self._plan(start, position, next_offset)
+
+    def _plan(self, start: int, end: int, next_offset: int) -> ReadPlan | None:
         if start < 0:
             return None
         aborted = tuple(entry for entry in self.aborted if entry[1] < next_offset)

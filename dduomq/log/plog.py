@@ -468,10 +468,10 @@ class PartitionLog:
         at = self._segment_at(offset)
         segment = self.segments[at]
         is_active = segment is self.active
-        begin, end = damage.readable(self._damages, segment, offset)
+        begin, first, end = damage.readable(self._damages, segment, offset)
         return Seek(
             segment.path(self.directory), segment.path(self.directory, INDEX), segment.index_bytes,
-            tuple(self._pending or ()) if is_active else (), segment.base_offset, begin, end,
+            tuple(self._pending or ()) if is_active else (), segment.base_offset, first, begin, end,
             offset, upper, max_bytes, self._aborted_between(offset, upper) if committed else (),
         )  # fmt: skip
 
