@@ -63,15 +63,23 @@ async def dial_tcp(host: str, port: int) -> Transport:
 class _Waiting:
     """A request that waits for its answer."""
 
-    __slots__ = ("body", "code", "error", "event", "message", "payload")
+    __slots__ = ("body", "code", "error", "event", "message", "on_answer", "payload")
 
     def __init__(self) -> None:
-        self.event = anyio.Event()
+        self.event: anyio.Event | None = None
+        self.on_answer: Callable[[], None] | None = None
         self.code = 0
         self.message: str | None = None
         self.body: Any = None
         self.payload: memoryview = memoryview(b"")
         self.error: DduomqError | None = None
+
+    def finish(self) -> None:
+        """The answer, or the error, is there."""
+        if self.event is not None:
+            self.event.set()
+        if self.on_answer is not None:
+            self.on_answer()
 
 
 class Pending:
@@ -89,13 +97,34 @@ class Pending:
         """(the answer's plain body, its payload). Raises the broker's error, or `OutcomeUnknown`."""
         waiting = self._waiting
         try:
-            if not waiting.event.is_set():
+            if not self.is_answered:
+                waiting.event = anyio.Event()
                 with anyio.move_on_after(self._timeout_ms / 1000) as scope:
                     await waiting.event.wait()
                 if scope.cancelled_caught:
                     raise OutcomeUnknown(f"{self._connection.address} gave no answer in {self._timeout_ms} ms")
         finally:
-            self._connection.forget(self._correlation)
+            self.forget()
+        return self.answer()
+
+    @property
+    def is_answered(self) -> bool:
+        return self._waiting.body is not None or self._waiting.code != 0 or self._waiting.error is not None
+
+    def call(self, on_answer: Callable[[], None]) -> None:
+        """Call `on_answer` as soon as `answer` has something to say: cheaper than a task that waits."""
+        self._waiting.on_answer = on_answer
+        if self.is_answered:
+            on_answer()
+
+    def forget(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._waiting.on_answer = None
+        self._connection.forget(self._correlation)
+
+    def answer(self) -> tuple[Any, memoryview]:
+        """What `wait` gives, now."""
+        waiting = self._waiting
         if waiting.error is not None:
             raise waiting.error
         if waiting.code:
@@ -202,15 +231,16 @@ class Connection:
         if waiting is None:
             return
         waiting.code, waiting.message, waiting.body, waiting.payload = code, message, body, payload
-        waiting.event.set()
+        waiting.finish()
 
     def _break(self, error: DduomqError) -> DduomqError:
         if self.broken is None:
             self.broken = error
-        for waiting in self._waiting.values():
-            if not waiting.event.is_set():
+        unanswered, self._waiting = self._waiting, {}
+        for waiting in unanswered.values():
+            if waiting.body is None and not waiting.code:
                 waiting.error = OutcomeUnknown(f"no answer came: {error.message}")
-                waiting.event.set()
+                waiting.finish()
         return self.broken
 
 

@@ -5,6 +5,7 @@ that was accepted ends in a result or an error by its delivery time-out; memory 
 """
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from functools import partial
 from random import Random
 from typing import Any, Protocol, TypeAlias
 
@@ -115,6 +116,7 @@ class Producer:
         self._room: anyio.Event | None = None
         self._empty: anyio.Event | None = None
         self._waiting_bytes = 0
+        self._outstanding: dict[Pending, tuple[Batches, float]] = {}
         self._closed: DduomqError | None = None
 
     # --- taking records -----------------------------------------------------------------------------
@@ -198,9 +200,9 @@ class Producer:
         """Send until cancelled; then fail whatever still waits."""
         try:
             async with anyio.create_task_group() as requests:
+                requests.start_soon(self._tick)
                 while True:
-                    with anyio.move_on_after(TICK_S):
-                        await self._wake.wait()
+                    await self._wake.wait()
                     self._wake = anyio.Event()
                     if self._options.linger_s:
                         await anyio.sleep(self._options.linger_s)
@@ -223,7 +225,7 @@ class Producer:
                     queue.not_before = float("inf")
                     requests.start_soon(self._identify, queue)
         while batches := self._take_batches(now):
-            await self._post_one(batches, requests)
+            await self._post_one(batches)
         self._tidy()
 
     def _take_batches(self, now: float) -> Batches:
@@ -239,14 +241,16 @@ class Producer:
                 size += len(batch.data)
         return batches
 
-    async def _post_one(self, batches: Batches, requests: anyio.abc.TaskGroup) -> None:
+    async def _post_one(self, batches: Batches) -> None:
         parts = tuple(native.ProducePart(queue.topic, queue.partition, len(b.data)) for queue, b in batches)
         body = native.Produce(self._options.acks, parts)
         timeout_ms = int(self._options.request_timeout_s * 1000)
         payload = [batch.data for _, batch in batches]
         try:
             if self._options.acks:
-                requests.start_soon(self._settle, batches, await self._wire.post(body, timeout_ms, payload))
+                pending = await self._wire.post(body, timeout_ms, payload)
+                self._outstanding[pending] = (batches, anyio.current_time() + self._options.request_timeout_s)
+                pending.call(partial(self._settle, pending))
                 return
             await self._wire.tell(body, timeout_ms, payload)
         except DduomqError as error:
@@ -268,10 +272,25 @@ class Producer:
             queue.not_before = anyio.current_time() + self._backoff(1)
         self._wake.set()
 
-    async def _settle(self, batches: Batches, pending: Pending) -> None:
-        """Await a request's answer and hand it to its batches."""
+    async def _tick(self) -> None:
+        """Back-offs, delivery times and requests without an answer: looked at every `TICK_S`."""
+        while True:
+            await anyio.sleep(TICK_S)
+            now = anyio.current_time()
+            for pending, (batches, deadline) in list(self._outstanding.items()):
+                if deadline <= now:
+                    del self._outstanding[pending]
+                    pending.forget()
+                    self._fail(batches, OutcomeUnknown("the broker gave no answer in the request's time"))
+            if self._active:
+                self._wake.set()
+
+    def _settle(self, pending: Pending) -> None:
+        """Hand a request's answer to its batches."""
+        batches, _ = self._outstanding.pop(pending)
+        pending.forget()
         try:
-            plain, _ = await pending.wait()
+            plain, _ = pending.answer()
             answers = native.from_plain(native.Produced, plain).parts
         except DduomqError as error:
             self._fail(batches, error)
