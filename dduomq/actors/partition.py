@@ -226,7 +226,7 @@ class PartitionActor(Actor):
     """Plans, writes, flushes, answers. `on_open` is called once, with None or the error."""
 
     __slots__ = (
-        "_append_waits", "_closing", "_disk", "_files", "_flushing", "_is_dirty", "_log", "_logger",
+        "_append_waits", "_chores", "_closing", "_disk", "_files", "_flushing", "_is_dirty", "_log", "_logger",
         "_offline", "_on_open", "_parked", "_settings", "_spec", "_unacked", "_watchers", "_world", "_writing",
         "appended_batches", "appended_bytes", "fetches",
     )  # fmt: skip
@@ -267,6 +267,7 @@ class PartitionActor(Actor):
         self._watchers: list[Watcher] = []
         self._parked: list[Message] = []
         self._writing: tuple[WritePlan, list[Append]] | None = None
+        self._chores: deque[tuple[Job, Callable[[Any], None], Message | None]] = deque()
         self._flushing = False
         self._is_dirty = False
         self._closing: Close | None = None
@@ -540,7 +541,8 @@ class PartitionActor(Actor):
         self._check_epoch(message.leader_epoch)
         self.fetches += 1
         upper = log.last_stable_offset if message.isolation == READ_COMMITTED else log.high_watermark
-        plan = log.read_plan(message.offset, message.max_bytes, min(upper, log.high_watermark))
+        committed = message.isolation == READ_COMMITTED
+        plan = log.read_plan(message.offset, message.max_bytes, min(upper, log.high_watermark), committed=committed)
         if plan is None:
             self._park_fetch(log, message)
         elif isinstance(plan, ReadPlan):
@@ -654,7 +656,7 @@ class PartitionActor(Actor):
         self._is_dirty = False
         checkpoint = None if log is None else log.plan_checkpoint()
         if checkpoint is not None:
-            self._submit(lambda: checkpoint.run(self._files), self._checkpointed)
+            self._chore(lambda: checkpoint.run(self._files), self._checkpointed)
 
     def _checkpointed(self, result: object) -> None:
         if isinstance(result, DduomqError):  # nothing is lost: recovery starts further back
@@ -690,7 +692,7 @@ class PartitionActor(Actor):
             elif message is not None and message.reply is not None:
                 message.reply.set(removal.log_start_offset)
 
-        self._submit(lambda: removal.run(self._files), done, message)
+        self._chore(lambda: removal.run(self._files), done, message)
 
     def _on_configure(self, message: Configure) -> None:
         self._settings = message.settings
@@ -743,6 +745,9 @@ class PartitionActor(Actor):
 
     def on_crash(self, error: BaseException) -> None:
         self._fail_parked(LeaderNotAvailable(f"{self.mailbox.name} starts again"))
+        for _, _, request in list(self._chores)[1:]:  # the first one is in flight: its completion answers
+            if request is not None:
+                request.refuse(LeaderNotAvailable(f"{self.mailbox.name} starts again"))
         if self._closing is not None:
             self._closing.refuse(NodeStopping())
 
@@ -766,6 +771,23 @@ class PartitionActor(Actor):
             self.mailbox.post(completed)
 
         self._disk.submit(run, done)
+
+    def _chore(self, run: Job, then: Callable[[Any], None], request: Message | None = None) -> None:
+        """`_submit`, one after another: two chores must not replace the same small file at once."""
+        self._chores.append((run, then, request))
+        if len(self._chores) == 1:
+            self._next_chore()
+
+    def _next_chore(self) -> None:
+        run, then, request = self._chores[0]
+
+        def done(result: object) -> None:
+            self._chores.popleft()
+            if self._chores:
+                self._next_chore()
+            then(result)
+
+        self._submit(run, done, request)
 
     def _on_completed(self, message: Completed) -> None:
         if message.owner is self:
