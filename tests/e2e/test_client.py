@@ -1,0 +1,116 @@
+"""Serializers, interceptors and the node's configuration, as users meet them."""
+
+import attrs
+import pydantic
+import pytest
+
+import dduomq
+from dduomq.config import Config
+from dduomq.errors import ConfigError, UsageError
+
+
+@attrs.frozen
+class Order:
+    total: int
+    city: str
+
+
+class Item(pydantic.BaseModel):
+    name: str
+    price: float
+
+
+@pytest.mark.parametrize(
+    ("serializer", "value", "shown"),
+    [
+        (dduomq.json, {"a": [1, None, "é"]}, {"a": [1, None, "é"]}),
+        (dduomq.json, Order(5, "Bern"), {"total": 5, "city": "Bern"}),
+        (dduomq.cbor, {"a": b"\x00", "b": 1.5}, {"a": b"\x00", "b": 1.5}),
+        (dduomq.text, "grüezi", "grüezi"),
+        (dduomq.ModelSerializer(Order), Order(5, "Bern"), Order(5, "Bern")),
+        (dduomq.ModelSerializer(Item), Item(name="x", price=2.5), Item(name="x", price=2.5)),
+    ],
+)
+async def test_serializers(tmp_path, serializer, value, shown):
+    """What goes in comes out, as the serializer says."""
+    async with dduomq.open_node(tmp_path / "d", listen=None) as node, node.connect(serializer=serializer) as mq:
+        await mq.send("s", value, partition=0)
+        (record,) = await mq.pull("s", partition=0)
+    assert record.value == shown
+
+
+async def test_a_value_without_a_serializer_says_what_to_do(tmp_path):
+    """Bytes and text need none; everything else does."""
+    async with dduomq.open_node(tmp_path / "d", listen=None) as node, node.connect() as mq:
+        with pytest.raises(UsageError, match=r"serializer=dduomq\.json"):
+            await mq.send("s", {"a": 1})
+
+
+class Spy(dduomq.Interceptor):
+    """Marks what is sent, hides what is secret, notes how it ended."""
+
+    def __init__(self):
+        self.ended = []
+
+    def before_send(self, topic, message):
+        return attrs.evolve(message, headers={"seen-by": "spy"})
+
+    def after_send(self, topic, message, result, error):
+        self.ended.append((topic, message.value, result and result.offset, error))
+
+    def before_consume(self, record):
+        return None if record.raw_value == b"secret" else record
+
+
+async def test_interceptors_see_and_change_what_passes(tmp_path):
+    """Before and after a send, before a record is shown."""
+    spy = Spy()
+    async with dduomq.open_node(tmp_path / "d", listen=None) as node, node.connect(interceptors=[spy]) as mq:
+        await mq.send("t", "open", partition=0)
+        await mq.send("t", "secret", partition=0)
+        (record,) = await mq.pull("t", partition=0)
+        async with mq.reader("t", partitions=[0]) as reader:
+            assert [r.value for r in await reader.pull()] == [b"open"]
+    assert record.header("seen-by") == b"spy"
+    assert spy.ended == [("t", "open", 0, None), ("t", "secret", 1, None)]
+
+
+async def test_callbacks_tell_how_an_async_send_ended(tmp_path):
+    """Success or an error, once."""
+    ended = []
+    async with dduomq.open_node(tmp_path / "d", listen=None) as node, node.connect() as mq:
+        await mq.send_async("t", "x", partition=0, callback=lambda result, error: ended.append((result.offset, error)))
+        await mq.flush()
+    assert ended == [(0, None)]
+
+
+def test_command_line_over_environment_over_file_over_defaults(tmp_path):
+    """Each layer only where the one above says nothing."""
+    file = tmp_path / "node.toml"
+    file.write_text('id = 3\ndata = "from-file"\ndefault.partitions = 9\n[topic]\ndurability = "flushed"\n')
+    environ = {"DDUOMQ_DATA": "from-environment", "DDUOMQ_DEFAULT_PARTITIONS": "8", "HOME": "/"}
+    config = Config.load(["--config", str(file), "--set", "default.partitions=7"], environ)
+    assert (config.node_id, config.data_dir, config.default_partitions) == (3, "from-environment", 7)
+    assert config.topic == {"durability": "flushed"}
+    assert config.log_level == "info"
+
+
+@pytest.mark.parametrize(
+    ("environ", "text"),
+    [
+        ({"DDUOMQ_DATTA": "x"}, "did you mean 'data'"),
+        ({"DDUOMQ_LOG_LEVEL": "loud"}, "debug, info, warning, error"),
+    ],
+)
+def test_the_environment_is_checked_too(environ, text):
+    """A misspelt variable is an error that names the right one."""
+    with pytest.raises(ConfigError, match=text):
+        Config.load([], environ)
+
+
+def test_a_file_with_unknown_keys_is_refused(tmp_path):
+    """It names the file and the key."""
+    file = tmp_path / "node.toml"
+    file.write_text("retenton = 5\n")
+    with pytest.raises(ConfigError, match=r"node\.toml.*'retenton'"):
+        Config.load(["--config", str(file)], {})
