@@ -1,8 +1,10 @@
-"""The simulated disk: it forgets what was not synced, tears writes, fills up, and fails to sync.
+"""The simulated disk: it forgets what was not synced, tears writes, flips bits, fills up, and fails to sync.
 
 What is modelled: a write is in the page cache until its file is synced; after a power loss each unsynced write
 is there, gone, or there in part, whatever became of the others; a name that no sync of its directory has
-written may be there or not. A killed process loses nothing. Always true: what was synced is there afterwards.
+written may be there or not. A failed sync leaves the pages marked clean: the cache shows what the disk may not
+have, and the next sync does not write it either. A killed process loses nothing. Always true: what was synced
+is there afterwards, but for bits that `flip` has turned.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ import trio
 from dduomq.errors import DiskFull, StorageError
 from dduomq.log.files import Lease
 from dduomq.log.memory import MemoryFiles
+from dduomq.log.plans import OFFLINE
 from dduomq.ports import Buffer, Job
 
 LOST, TORN = 0.4, 0.6  # below the first a write is gone, below the second a part of it is there
@@ -27,6 +30,7 @@ class Faults:
 
     sync_fails: float = 0.0
     is_full: bool = False
+    slowness: float = 1.0
 
 
 class Inode:
@@ -36,30 +40,42 @@ class Inode:
 
     def __init__(self) -> None:
         self.content = bytearray()
-        self.durable = b""
+        self.durable = bytearray()
         self.pending: list[tuple[int, bytes | None]] = []  # (position, data), or (size, None) for a cut
 
     def sync(self) -> None:
-        self.durable = bytes(self.content)
+        for position, data in self.pending:
+            _apply(self.durable, position, data)
+        self.pending.clear()
+
+    def fail_sync(self, rng: Random) -> None:
+        """Some pages were written, and none will be tried again."""
+        for position, data in self.pending:
+            if rng.random() < LOST:
+                _apply(self.durable, position, data)
         self.pending.clear()
 
     def lose_power(self, rng: Random) -> None:
         """Each write that was not synced meets its own fate."""
-        content = bytearray(self.durable)
         for position, data in self.pending:
             chance = rng.random()
             if chance < LOST:
                 continue
-            if data is None:
-                del content[position:]
-                continue
-            if chance < TORN:
+            if data is not None and chance < TORN:
                 data = _torn(position, data, rng)
-            if len(content) < position:
-                content.extend(bytes(position - len(content)))
-            content[position : position + len(data)] = data
-        self.content = content
-        self.sync()
+            _apply(self.durable, position, data)
+        self.pending.clear()
+        self.content = bytearray(self.durable)
+
+
+def _apply(content: bytearray, position: int, data: bytes | None) -> None:
+    """One write, or, without data, one cut."""
+    if len(content) < position:
+        content.extend(bytes(position - len(content)))
+    if data is None:
+        del content[position:]
+    else:
+        content[position : position + len(data)] = data
 
 
 def _torn(position: int, data: bytes, rng: Random) -> bytes:
@@ -75,6 +91,8 @@ class Platter:
         self.rng = rng
         self.faults = Faults()
         self.names: dict[str, Inode] = {}
+        self.failed_syncs = 0
+        self.unmarked: set[str] = set()  # directories of logs whose failed sync no marker on the disk tells of yet
         self.files = SimFiles(self, {}, {"", "."})
 
     def kill(self) -> None:
@@ -82,8 +100,15 @@ class Platter:
         self.files.alive = False
         self.files = SimFiles(self, dict(self.files.inodes), set(self.files.directories))
 
+    def flip(self, path: str, position: int, bit: int) -> None:
+        """One bit is not what was written; for the time between two runs of the node."""
+        inode = self.files.inodes[path]
+        inode.durable[position] ^= 1 << bit
+        inode.content[position] ^= 1 << bit
+
     def lose_power(self) -> None:
         """What was not synced is left to chance."""
+        self.unmarked.clear()
         old = self.files
         old.alive = False
         paths = sorted({*self.names, *old.inodes})
@@ -132,7 +157,11 @@ class SimFiles(MemoryFiles):
     def sync(self, path: str) -> None:
         self._check()
         self._file(path)
-        if "/topics/" in path and self._platter.rng.random() < self._platter.faults.sync_fails:
+        platter = self._platter
+        if "/topics/" in path and platter.rng.random() < platter.faults.sync_fails:
+            self.inodes[path].fail_sync(platter.rng)
+            platter.failed_syncs += 1
+            platter.unmarked.add(path.rpartition("/")[0])
             raise StorageError(f"syncing {path} failed: Input/output error")
         self.inodes[path].sync()
 
@@ -180,14 +209,16 @@ class SimFiles(MemoryFiles):
             raise DiskFull("no space is left on the simulated disk")
         inode = Inode()
         inode.content[:] = data
+        inode.pending.append((0, data))
         if sync:
             inode.sync()
-        else:
-            inode.pending.append((0, data))
         self.inodes[path] = inode
         self.contents[path] = inode.content
+        directory, _, name = path.rpartition("/")
         if sync:
-            self.sync_dir(path.rpartition("/")[0])
+            self.sync_dir(directory)
+            if name == OFFLINE:
+                self._platter.unmarked.discard(directory)
 
     def lease(self, path: str) -> Lease:
         self._check()
@@ -199,8 +230,9 @@ class SimDisk:
 
     threads = 4
 
-    def __init__(self, nursery: trio.Nursery, rng: Random) -> None:
+    def __init__(self, nursery: trio.Nursery, platter: Platter, rng: Random) -> None:
         self._nursery = nursery
+        self._platter = platter
         self._rng = rng
 
     def submit(self, jobs: Sequence[Job], done: Callable[[list[object]], None]) -> None:
@@ -210,13 +242,16 @@ class SimDisk:
         results: list[object] = []
         with trio.CancelScope(shield=True):  # threads can't be cancelled either
             for job in jobs:
-                await trio.sleep(self._rng.uniform(*LATENCY_S))
+                await self._take_time()
                 try:
                     results.append(job())
                 except Exception as error:  # handed to who asked, as the port says
                     results.append(error)
-            await trio.sleep(self._rng.uniform(*LATENCY_S))
+            await self._take_time()
         done(results)
+
+    async def _take_time(self) -> None:
+        await trio.sleep(self._rng.uniform(*LATENCY_S) * self._platter.faults.slowness)
 
     async def aclose(self) -> None:
         """Jobs end by themselves."""

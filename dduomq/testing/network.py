@@ -29,7 +29,7 @@ class Pipe:
         self._changed = trio.Event()
 
     def put_nowait(self, data: Buffer) -> int:
-        if self.is_broken:
+        if self.is_broken or self.is_ended:
             raise trio.BrokenResourceError("the other side is gone")
         size = min(len(data), PIPE_BYTES - len(self._data))
         self._data += memoryview(data)[:size]
@@ -97,6 +97,10 @@ class SimStream:
         self._incoming.end()
         self._outgoing.end()
 
+    @property
+    def is_over(self) -> bool:
+        return self._outgoing.is_ended or self._outgoing.is_broken
+
     def break_off(self) -> None:
         self._incoming.break_off()
         self._outgoing.break_off()
@@ -144,7 +148,7 @@ class SimNetwork:
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        self._streams: list[SimStream] = []
+        self._pairs: list[tuple[SimStream, SimStream]] = []
         self._dialled = 0
         self.listeners: dict[int, SimListener] = {}
 
@@ -163,7 +167,8 @@ class SimNetwork:
         self._dialled += 1
         there, back = Pipe(self._rng), Pipe(self._rng)
         ours, theirs = SimStream(back, there, "node"), SimStream(there, back, f"client-{self._dialled}")
-        self._streams += [ours, theirs]
+        self._pairs = [pair for pair in self._pairs if not pair[0].is_over]
+        self._pairs.append((ours, theirs))
         await listener.send.send(theirs)
         return ours
 
@@ -171,9 +176,16 @@ class SimNetwork:
         """`dial`, as the client wants it."""
         return SimTransport(await self.dial(host, port))
 
+    def break_one(self) -> None:
+        """One client's connection breaks, with whatever is under way on it, while the node lives on."""
+        live = [pair for pair in self._pairs if not pair[0].is_over]
+        if live:
+            for stream in live[self._rng.randrange(len(live))]:
+                stream.break_off()
+
     def crash(self) -> None:
         """The node is gone: its connections break, nobody listens any more."""
-        for stream in self._streams:
+        for stream in (stream for pair in self._pairs for stream in pair):
             stream.break_off()
-        self._streams.clear()
+        self._pairs.clear()
         self.listeners.clear()
