@@ -499,16 +499,13 @@ class PartitionActor(Actor):
 
     def _go_offline(self, error: StorageError) -> None:
         """The disk can't be believed any more: refuse everything until an operator restores the log."""
-        log, self._log = self._log, None
+        self._log = None
         self._offline = StorageError(
             f"{self.mailbox.name} is offline after a disk failure ({error.message}); mend the disk, then "
             f"'dduomq topic restore {self._spec.topic} {self._spec.partition}'"
         )
         self._logger.error("log_offline", reason=error.message)
         self._fail_parked(self._offline)
-        if log is not None:
-            marker = log.plan_offline(error.message)
-            self._submit(lambda: marker.run(self._files), lambda _result: None)
 
     def _fail_parked(self, error: DduomqError) -> None:
         unacked, self._unacked = self._unacked, deque()
@@ -748,8 +745,8 @@ class PartitionActor(Actor):
         for _, _, request in list(self._chores)[1:]:  # the first one is in flight: its completion answers
             if request is not None:
                 request.refuse(LeaderNotAvailable(f"{self.mailbox.name} starts again"))
-        if self._closing is not None:
-            self._closing.refuse(NodeStopping())
+        if self._closing is not None and not (self._closing.reply and self._closing.reply.done):
+            self.mailbox.post(self._closing)  # the next one closes what this one could not
 
     async def quiesce(self) -> None:
         idle = trio.Event()

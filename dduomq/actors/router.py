@@ -16,6 +16,7 @@ of a name comes into being only after the files of its predecessor have left the
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import count
 from typing import ClassVar
 
 import attrs
@@ -195,10 +196,17 @@ class RouterActor(Actor):
         mailbox = Mailbox(name)
         self._opening.add(name)
         opened = Opened(partition=name)
-        setup.supervisor.start(
-            mailbox,
-            lambda box: PartitionActor(box, spec, setup.world, lambda _result: self.mailbox.post(opened)),
-        )
+        lives = count()
+
+        def make(box: Mailbox) -> PartitionActor:
+            """One that comes after a crash may trust nothing, and has the settings of now."""
+            route = self._routes.table.get(record.name)
+            now = spec if not next(lives) else attrs.evolve(
+                spec, clean=False, settings=settings if route is None else route.settings
+            )  # fmt: skip
+            return PartitionActor(box, now, setup.world, lambda _result: self.mailbox.post(opened))
+
+        setup.supervisor.start(mailbox, make)
         setup.world.janitor.offer(Joined(partition=mailbox))
         return mailbox
 

@@ -18,11 +18,15 @@ from dduomq.client.record import Headers, SendResult
 from dduomq.errors import (
     DduomqError,
     InvalidProducerEpoch,
+    LeaderNotAvailable,
     MessageTooLarge,
     NetworkError,
+    NodeStopping,
     OutcomeUnknown,
     OutOfOrderSequence,
     RequestTimedOut,
+    StorageError,
+    UnknownServerError,
 )
 from dduomq.wire import native
 from dduomq.wire.batch import HEADER_BYTES, SEQUENCE_MAX, set_producer
@@ -30,6 +34,8 @@ from dduomq.wire.compress import Compression
 from dduomq.wire.records import BatchBuilder, size_of
 
 IN_FLIGHT_MAX = 5
+# After these a batch may be in the log: it may have been written before the broker had to give up on it.
+MAYBE_STORED = (OutcomeUnknown, NetworkError, StorageError, LeaderNotAvailable, NodeStopping, UnknownServerError)
 
 
 class Item:
@@ -237,7 +243,7 @@ class PartitionQueue:
     def failed(self, batch: Batch, error: DduomqError, now: float, backoff_s: float) -> None:
         """Send it again, or tell its records that it failed."""
         is_first = not any(held.order < batch.order for held in (*self._in_flight, *self._retrying))
-        if isinstance(error, OutcomeUnknown | NetworkError):
+        if isinstance(error, MAYBE_STORED):
             batch.was_sent = True
         if now < batch.deadline and self._is_worth_a_retry(batch, error, is_first=is_first):
             self._in_flight.remove(batch)
@@ -302,5 +308,5 @@ class PartitionQueue:
 def _final(batch: Batch, error: DduomqError) -> DduomqError:
     """A batch that may be in the log must not be reported as surely failed."""
     if batch.was_sent and not isinstance(error, OutcomeUnknown):
-        return OutcomeUnknown(f"an earlier try got no answer, so the record may be stored; then: {error.message}")
+        return OutcomeUnknown(f"the record may be stored or not, a try failed on its way: {error.message}")
     return error

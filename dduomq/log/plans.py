@@ -4,7 +4,9 @@ Always true: a plan holds copies or frozen pieces of the log's state, so that it
 while the log goes on; running it twice does the same as once.
 """
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 import attrs
@@ -19,11 +21,30 @@ from dduomq.wire.batch import BatchHeader, crc_of
 RECOVERY_POINT = "recovery-point"
 LOG_START = "log-start-offset"
 OFFLINE = "offline"
+WHOLE_LINE = re.compile(rb"0\n\d+\n(\d+) (\d+)\n")
 
 
 def encode_number(number: int) -> bytes:
     """A checkpoint file with one number: version line, then the number."""
     return f"0\n{number}\n".encode()
+
+
+def encode_whole(offset: int, base_offset: int, size: int) -> bytes:
+    """The recovery point of a log that was closed in good order, with the base offset and size of its last segment."""
+    return encode_number(offset) + b"%d %d\n" % (base_offset, size)
+
+
+def decode_whole(data: bytes) -> tuple[int, int] | None:
+    """(base offset, size) of the last segment as a close in good order left it; None after a mere checkpoint."""
+    found = WHOLE_LINE.fullmatch(data)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def mark_offline(files: Files, directory: str, flushed_offset: int, reason: str) -> None:
+    """Say on the disk that a sync of this log has failed: no later look at its files may take them for synced."""
+    text = encode_number(flushed_offset) + reason.encode() + b"\n"
+    with suppress(StorageError):  # a disk that takes not even this: the log is out of service all the same
+        files.replace(f"{directory}/{OFFLINE}", text)
 
 
 def decode_number(data: bytes) -> int | None:
@@ -112,7 +133,32 @@ class Remove:
         files.remove(self.path)
 
 
-Step: TypeAlias = WriteAt | Replace | Truncate | Sync | Remove
+@attrs.frozen
+class FlushPlan:
+    """Sync what was written between the offsets.
+
+    A failure is noted in the log's directory by the same job: whoever opens the log next must know of it, even
+    if the actor that asked for the sync has crashed meanwhile.
+    """
+
+    directory: str
+    paths: tuple[str, ...]
+    directories: tuple[str, ...]
+    flushed_offset: int
+    end_offset: int
+
+    def run(self, files: Files) -> None:
+        try:
+            for path in self.paths:
+                Sync(path).run(files)
+            for directory in self.directories:
+                files.sync_dir(directory)
+        except StorageError as error:
+            mark_offline(files, self.directory, self.flushed_offset, error.message)
+            raise
+
+
+Step: TypeAlias = WriteAt | Replace | Truncate | Sync | Remove | FlushPlan
 
 
 @attrs.frozen
@@ -135,21 +181,6 @@ class WritePlan:
         for step in self.before:
             step.run(files)
         files.write_at(self.path, self.buffers, self.position, reserve_to=self.reserve_to)
-
-
-@attrs.frozen
-class FlushPlan:
-    """Sync what was written up to `end_offset`."""
-
-    paths: tuple[str, ...]
-    directories: tuple[str, ...]
-    end_offset: int
-
-    def run(self, files: Files) -> None:
-        for path in self.paths:
-            Sync(path).run(files)
-        for directory in self.directories:
-            files.sync_dir(directory)
 
 
 @attrs.frozen

@@ -25,7 +25,6 @@ from dduomq.log.epochs import NAME as EPOCHS_NAME
 from dduomq.log.epochs import EpochCache
 from dduomq.log.plans import (
     LOG_START,
-    OFFLINE,
     RECOVERY_POINT,
     Appended,
     FlushPlan,
@@ -43,6 +42,7 @@ from dduomq.log.plans import (
     Truncate,
     WritePlan,
     encode_number,
+    encode_whole,
     index_steps,
 )
 from dduomq.log.producers import NO_OFFSET, Producers
@@ -80,9 +80,9 @@ class PartitionLog:
 
     __slots__ = (
         "_aborted", "_aborted_saved", "_checkpointed", "_damages", "_dirty", "_dirty_directories", "_dirty_indexes",
-        "_pending", "_pending_times", "_planned", "_snapshot_offset", "_start_checkpointed", "_tail", "_undecided",
-        "_unsnapped", "directory", "epochs", "flushed_offset", "high_watermark", "leader_epoch", "log_end_offset",
-        "log_start_offset", "producers", "segments", "settings", "size_bytes",
+        "_is_whole", "_pending", "_pending_times", "_planned", "_snapshot_offset", "_start_checkpointed", "_tail",
+        "_undecided", "_unsnapped", "directory", "epochs", "flushed_offset", "high_watermark", "leader_epoch",
+        "log_end_offset", "log_start_offset", "producers", "segments", "settings", "size_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -100,8 +100,9 @@ class PartitionLog:
         aborted: Aborted | None = None,
         snapshot_offset: int = -1,
         checkpointed: tuple[int, int] = (-1, -1),
+        is_whole: bool = False,
     ) -> None:
-        """`checkpointed`: the recovery point and log start that the disk has."""
+        """`checkpointed`: the recovery point and log start that the disk has; `is_whole`: as a clean stop left them."""
         self.directory = directory
         self.settings = settings
         self.leader_epoch = leader_epoch
@@ -120,6 +121,7 @@ class PartitionLog:
         self._dirty_directories = True
         self._dirty_indexes = False
         self._checkpointed, self._start_checkpointed = checkpointed
+        self._is_whole = is_whole
         self._unsnapped = 0
         self._snapshot_offset = snapshot_offset
         self._planned = False
@@ -418,7 +420,7 @@ class PartitionLog:
         if self._dirty_directories:
             directories = (self.directory, self.directory.rpartition("/")[0])
             self._dirty_directories = False
-        return FlushPlan(paths, directories, self.log_end_offset)
+        return FlushPlan(self.directory, paths, directories, self.flushed_offset, self.log_end_offset)
 
     def flushed(self, end_offset: int) -> None:
         """Everything below `end_offset` is on the disk."""
@@ -518,6 +520,7 @@ class PartitionLog:
             steps += self._aborted_steps(active) + self._snapshot_steps()
             self._snapshotted()
         steps.append(Replace(f"{self.directory}/{RECOVERY_POINT}", encode_number(self.flushed_offset)))
+        self._is_whole = False
         if self._start_checkpointed != self.log_start_offset:
             steps.append(Replace(f"{self.directory}/{LOG_START}", encode_number(self.log_start_offset)))
         self._checkpointed, self._start_checkpointed = self.flushed_offset, self.log_start_offset
@@ -572,21 +575,22 @@ class PartitionLog:
         """The last steps, with everything on disk and unused space given back: the next start need not read the log."""
         active = self.active
         is_on_disk = (self._checkpointed, self._start_checkpointed) == (self.log_end_offset, self.log_start_offset)
-        if is_on_disk and not (self._dirty or self._pending or self._dirty_indexes or active.reserved > active.size):
+        if (
+            self._is_whole
+            and is_on_disk
+            and not (self._dirty or self._pending or self._dirty_indexes or active.reserved > active.size)
+        ):
             return Steps(())
-        steps: list[Step] = [Sync(path) for path in sorted({*(self._dirty or ()), active.path(self.directory)})]
+        paths = tuple(sorted({*(self._dirty or ()), active.path(self.directory)}))
+        steps: list[Step] = [FlushPlan(self.directory, paths, (), self.flushed_offset, self.log_end_offset)]
         steps += self._roll_steps()
         self._forget_pending(active)
         if self._dirty_indexes:
             steps += [Sync(active.path(self.directory, suffix)) for suffix in (INDEX, TIME_INDEX)]
         steps.append(Replace(f"{self.directory}/{LOG_START}", encode_number(self.log_start_offset)))
-        steps.append(Replace(f"{self.directory}/{RECOVERY_POINT}", encode_number(self.log_end_offset)))
+        point = encode_whole(self.log_end_offset, active.base_offset, active.size)
+        steps.append(Replace(f"{self.directory}/{RECOVERY_POINT}", point))
         return Steps(tuple(steps))
-
-    def plan_offline(self, reason: str) -> Replace:
-        """The marker of a log that a disk failure took out of service, with what is surely on disk."""
-        text = encode_number(self.flushed_offset) + reason.encode() + b"\n"
-        return Replace(f"{self.directory}/{OFFLINE}", text)
 
     def describe(self) -> LogDescription:
         return LogDescription(

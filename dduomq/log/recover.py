@@ -12,7 +12,7 @@ from dduomq.errors import CorruptMessage, StorageError
 from dduomq.log import damage, epochs, index, producers, snapshot, time_index, txn_index
 from dduomq.log.damage import Damage
 from dduomq.log.files import Files
-from dduomq.log.plans import LOG_START, OFFLINE, RECOVERY_POINT, decode_number
+from dduomq.log.plans import LOG_START, OFFLINE, RECOVERY_POINT, FlushPlan, decode_number, decode_whole
 from dduomq.log.plog import PartitionLog
 from dduomq.log.producers import NO_OFFSET, Producers
 from dduomq.log.scan import Scan, scan
@@ -51,8 +51,9 @@ def open_log(
 ) -> tuple[PartitionLog, RecoveryReport]:
     """The log in `directory`, made if missing, and what recovery had to do.
 
-    `clean`: the node stopped in good order. Raises `StorageError` for a log that a disk failure took offline,
-    unless `restore` says to bring it back: what was not synced is then written and synced anew.
+    `clean`: the node stopped in good order, and nobody has opened the log since. Raises `StorageError` for a log
+    that a disk failure took offline, unless `restore` says to bring it back: what was not synced is then written
+    and synced anew.
     """
     if not files.exists(directory):
         files.make_dir(directory)
@@ -96,6 +97,7 @@ class _Opening:
         self._aborted: Aborted | None = None
         self._snapshot_offset = -1
         self._checkpointed = (-1, -1)
+        self._is_whole = False
         self.report = RecoveryReport()
 
     def _path(self, name: str) -> str:
@@ -110,23 +112,24 @@ class _Opening:
     # --- after a clean stop -------------------------------------------------------------------------
 
     def trust(self) -> bool:
-        """Take everything from the checkpoints; False when they are not whole."""
+        """Take everything from the checkpoints; False when the log has changed since they were written."""
         active = self._segments[-1]
         point = self._recovery_point
         if point is None:
             if active.size or len(self._segments) > 1:
                 return False
             point = active.base_offset
-        if point < active.base_offset or (not active.size and point != active.base_offset):
+        elif decode_whole(self._read(RECOVERY_POINT)) != (active.base_offset, active.size):
+            return False
+        if self._recovery_point is not None and not self._load_producers(point):
             return False
         self._end = point
-        if _snapshot_name(point) in self.names and not self._load_producers(point):
-            return False
         for segment in self._segments:
             self._read_marks(segment)
         self._load_aborted(point)
         self._tidy_snapshots()
         self._checkpointed = (point, self._start)
+        self._is_whole = True
         return True
 
     def _read_marks(self, segment: Segment) -> None:
@@ -295,11 +298,9 @@ class _Opening:
 
     def _sync(self, first: int) -> None:
         """A cut, too: what was cut away must not come back behind the next append."""
-        for segment in self._segments[first:]:
-            path = segment.path(self._directory)
-            if self._files.exists(path):
-                self._files.sync(path)
-        self._files.sync_dir(self._directory)
+        paths = (segment.path(self._directory) for segment in self._segments[first:])
+        held = tuple(path for path in paths if self._files.exists(path))
+        FlushPlan(self._directory, held, (self._directory,), self._recovery_point or 0, self._end).run(self._files)
 
     # --- producers and transactions -----------------------------------------------------------------
 
@@ -408,6 +409,7 @@ class _Opening:
             aborted=self._aborted,
             snapshot_offset=self._snapshot_offset,
             checkpointed=self._checkpointed,
+            is_whole=self._is_whole,
         )
 
 

@@ -92,6 +92,7 @@ class Platter:
         self.faults = Faults()
         self.names: dict[str, Inode] = {}
         self.failed_syncs = 0
+        self.bugs = 0  # so many of the next syncs of logs meet a bug of ours: their actors crash and start again
         self.unmarked: set[str] = set()  # directories of logs whose failed sync no marker on the disk tells of yet
         self.files = SimFiles(self, {}, {"", "."})
 
@@ -158,6 +159,9 @@ class SimFiles(MemoryFiles):
         self._check()
         self._file(path)
         platter = self._platter
+        if "/topics/" in path and platter.bugs:
+            platter.bugs -= 1
+            raise RuntimeError("a planted bug")
         if "/topics/" in path and platter.rng.random() < platter.faults.sync_fails:
             self.inodes[path].fail_sync(platter.rng)
             platter.failed_syncs += 1

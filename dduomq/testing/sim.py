@@ -32,9 +32,10 @@ PARTITIONS = 2
 SENDERS = 4
 FOLLOWERS = 3
 CRASHES_MAX = 4
-RUN_S = 3.0
+RUN_S = (2.0, 3.0, 3.0, 3.0, 9.0)  # the longest sees checkpoints, too
 FLUSH_S = 0.2
 FLUSH_SLACK_S = 1.0  # a tick of the janitor, and disk jobs that wait in a row while the disk is slow
+ACTOR_CRASHES_MAX = 4  # more in a minute, and the node would give up
 CLOCK_JUMP_MAX_MS = 30 * 60_000
 HEAL_S = 300.0
 VIRTUAL_TIME_MAX_S = 3_600.0
@@ -67,6 +68,7 @@ class Simulation:
         self.world = World(
             Random(self.rng.random()), self.clock, self.network, self.history, self.trace, PARTITIONS
         )  # fmt: skip
+        self.run_s = self.rng.choice(RUN_S)
         self.operator = Operator(self.world, LEVELS)
         self._trouble_rng = Random(self.rng.random())
         self._hash = hashlib.sha256()
@@ -130,7 +132,7 @@ class Simulation:
                 task_status.started()
             if number == crashes:
                 return
-            await trio.sleep(self.rng.uniform(0.1, 2 * RUN_S / crashes))
+            await trio.sleep(self.rng.uniform(0.1, 2 * self.run_s / crashes))
             kind = self._end_of_life()
             self._count(kind)
             if kind != STOP:
@@ -193,6 +195,9 @@ class Simulation:
                 await self._disk_trouble("failing sync", Faults(sync_fails=0.2))
             elif kind < 0.65:
                 await self._disk_trouble("slow disk", Faults(slowness=50.0))
+            elif kind < 0.75 and self.faults.get("actor crash", 0) < ACTOR_CRASHES_MAX:
+                self._count("actor crash")
+                self.platter.bugs = 1
 
     async def _disk_trouble(self, name: str, faults: Faults) -> None:
         self._count(name)
@@ -248,19 +253,21 @@ class Simulation:
                 await self.operator.make(level, {"durability": level})
             for number in range(SENDERS):
                 topic = LEVELS[number % len(LEVELS)]
-                sender = Sender(self.world, f"s{number}", topic, self.rng.randrange(PARTITIONS))
+                sender = Sender(
+                    self.world, f"s{number}", topic, self.rng.randrange(PARTITIONS), pause_s=self.run_s / 30
+                )
                 clients.start_soon(sender.run)
             for number in range(FOLLOWERS):
                 clients.start_soon(Follower(self.world, f"f{number}", LEVELS[number % len(LEVELS)]).run)
             clients.start_soon(self.operator.run)
             clients.start_soon(self._trouble)
             clients.start_soon(self._stop_sending)
-        self.platter.faults = Faults()
+        self.platter.faults, self.platter.bugs = Faults(), 0
         with trio.fail_after(HEAL_S):
             await persist(self._audit)
 
     async def _stop_sending(self) -> None:
-        await trio.sleep(RUN_S)
+        await trio.sleep(self.run_s)
         self.world.sending = False
 
 

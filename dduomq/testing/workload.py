@@ -89,9 +89,10 @@ async def persist(act: Callable[[], Awaitable[object]], settled: type[DduomqErro
 class Sender:
     """Sends numbered records to one partition, now and then as a new process."""
 
-    def __init__(self, world: World, name: str, topic: str, partition: int) -> None:
+    def __init__(self, world: World, name: str, topic: str, partition: int, *, pause_s: float) -> None:
         self._world = world
         self._base = name
+        self._pause_s = pause_s
         self._name = name
         self._topic = topic
         self._partition = partition
@@ -115,7 +116,7 @@ class Sender:
             while self._world.sending:
                 await self._send_some(mq)
                 if self._rng.random() < 0.5:
-                    await trio.sleep(self._rng.uniform(0.0, 0.1))
+                    await trio.sleep(self._rng.uniform(0.0, self._pause_s))
 
     async def _send_some(self, mq: Client) -> None:
         kind = self._rng.random()

@@ -5,12 +5,15 @@ import pytest
 from dduomq.client.accumulator import IN_FLIGHT_MAX, Item, PartitionQueue
 from dduomq.errors import (
     InvalidRecord,
+    LeaderNotAvailable,
     MessageTooLarge,
     NetworkError,
+    NodeStopping,
     OutcomeUnknown,
     OutOfOrderSequence,
     Overloaded,
     RequestTimedOut,
+    StorageError,
 )
 from dduomq.wire import native
 from dduomq.wire.batch import read_header
@@ -161,6 +164,14 @@ def test_a_late_failure_is_final(queue, results):
     batch = queue.next_batch(0)
     queue.failed(batch, OutcomeUnknown(), 1, 0)
     queue.failed(queue.next_batch(2), Overloaded(), 6, 0)
+    assert results.ended == {"a": OutcomeUnknown}
+
+
+@pytest.mark.parametrize("error", [StorageError("fdatasync failed"), LeaderNotAvailable(), NodeStopping()])
+def test_what_the_broker_gave_up_on_may_be_stored(queue, results, error):
+    """It may have been written before the sync failed, or before its partition crashed."""
+    queue.add(results.item("a", deadline=5))
+    queue.failed(queue.next_batch(0), error, 6, 0)
     assert results.ended == {"a": OutcomeUnknown}
 
 

@@ -7,6 +7,7 @@ import pytest
 from dduomq.errors import CorruptMessage, StorageError
 from dduomq.log.index import decode as decode_index
 from dduomq.log.memory import MemoryFiles
+from dduomq.log.plans import mark_offline
 from dduomq.wire.batch import build
 from tests.log.helpers import DIRECTORY, append, batch, opened, pending, read_all
 
@@ -256,7 +257,7 @@ def test_a_restore_that_fails_loses_nothing():
     for _ in range(5):
         append(log, files, batch())
     log.flushed_offset = 2
-    log.plan_offline("fdatasync: Input/output error").run(files)
+    mark_offline(files, log.directory, log.flushed_offset, "fdatasync: Input/output error")
     files.fails = True
     with pytest.raises(StorageError):
         opened(files, restore=True)

@@ -4,7 +4,7 @@ import pytest
 
 from dduomq.errors import CorruptMessage, StorageError
 from dduomq.log.memory import MemoryFiles
-from dduomq.log.plans import RECOVERY_POINT, decode_number
+from dduomq.log.plans import RECOVERY_POINT, decode_number, mark_offline
 from tests.log.helpers import DIRECTORY, append, batch, opened, read_all
 
 LOG = f"{DIRECTORY}/00000000000000000000.log"
@@ -119,7 +119,7 @@ def test_an_unclean_open_gives_what_was_flushed_and_a_new_epoch_begins():
 def test_a_log_taken_offline_stays_offline_until_it_is_restored():
     """The marker refuses service; restoring writes and syncs everything anew."""
     files, log = filled(3)
-    log.plan_offline("fdatasync: Input/output error").run(files)
+    mark_offline(files, log.directory, log.flushed_offset, "fdatasync: Input/output error")
     with pytest.raises(StorageError, match="offline"):
         opened(files)
     again, _ = opened(files, restore=True)

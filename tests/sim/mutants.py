@@ -1,5 +1,6 @@
 """Known bugs, as changes to the product: the simulation must find each of them."""
 
+from dduomq.actors import partition
 from dduomq.client.accumulator import PartitionQueue
 from dduomq.errors import StorageError
 from dduomq.log import producers, recover, scan
@@ -55,6 +56,22 @@ def _nothing(*_arguments):
     """What should be done here is not done."""
 
 
+class _Anything:
+    """Equal to whatever is asked."""
+
+    def __ne__(self, _other):
+        return False
+
+
+def _size_does_not_matter(_data):
+    return _Anything()
+
+
+def _open_trusting(*arguments, clean, **options):
+    del clean
+    return recover.open_log(*arguments, clean=True, **options)
+
+
 # name: what is replaced by what
 MUTANTS = {
     "an ack does not wait for the sync": [(FlushPlan, "run", _flush_nothing)],
@@ -66,7 +83,14 @@ MUTANTS = {
         (Producers, "replay", lambda _self, _header: -1),
         (producers, "decode", lambda _data: Producers()),
     ],
-    "a crash passes for a clean stop": [(DataDir, "take_clean", _nothing)],
+    "a crash passes for a clean stop": [
+        (DataDir, "take_clean", _nothing),
+        (recover, "decode_whole", _size_does_not_matter),
+    ],
+    "a crashed partition's successor trusts the log": [
+        (partition, "open_log", _open_trusting),
+        (recover, "decode_whole", _size_does_not_matter),
+    ],
     "retries are stored again": [(Producers, "check", _nothing)],
     "what is not yet synced can be read": [(PartitionLog, "read_plan", _read_all_that_is_written)],
     "a log's start is not written down": [(Removal, "run", _remove_without_a_note)],

@@ -17,7 +17,7 @@ GROUP = 10
 SEEDS_FOR_A_MUTANT = 60
 FAULTS = {
     "stop", "kill", "power loss", "broken connection", "clock jump", "full disk", "failing sync", "slow disk",
-    "flipped bit in a log", "flipped bit in a hint",
+    "actor crash", "flipped bit in a log", "flipped bit in a hint",
 }  # fmt: skip
 
 
