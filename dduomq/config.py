@@ -162,6 +162,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
 )
 _BY_KEY = {option.key: option for option in OPTIONS}
+_ATTRIBUTES = {"id": "node_id", "data": "data_dir"}
 
 
 @attrs.frozen
@@ -192,6 +193,14 @@ class Config:
         values |= _checked(_from_environment(environ), "the environment")
         values |= _checked(_from_flags(flags), "the command line")
         return from_values(values)
+
+    def entries(self) -> list[tuple[str, str, bool, str]]:
+        """(key, value, whether that is the default, what it does) of every option that is in force."""
+        held = {
+            option: getattr(self, _ATTRIBUTES.get(option.key, option.key.replace(".", "_")), None) for option in OPTIONS
+        }
+        texts = {option: _as_text(value) for option, value in held.items() if value is not None}
+        return [(option.key, text, text == option.default, option.doc) for option, text in texts.items()]  # fmt: skip
 
 
 def from_values(values: Mapping[str, str]) -> Config:
@@ -231,6 +240,12 @@ def _parse(option: Option, text: str) -> Any:
         return option.parse(text)
     except ConfigError as error:
         raise ConfigError(f"{option.flag or option.key}: {error.message}") from None
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(item) if item.name == "default" else f"{item.name}={item}" for item in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _check_listeners(config: Config, *, plaintext_allowed: bool) -> None:

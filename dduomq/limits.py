@@ -11,6 +11,7 @@ GIB = 1024 * MIB
 FRAME_BYTES_MAX = 16 * MIB  # one request or answer; a client that wants more asks twice
 FRAME_BYTES_MAX_UNGREETED = 64 * KIB  # before `Hello` nothing larger is read
 LINE_BYTES_MAX = 64 * KIB  # line protocol
+KAFKA_ELEMENTS_MAX = 200_000  # array elements in one Kafka request
 CBOR_DEPTH_MAX = 16
 BATCH_BYTES_MAX = 1_048_588  # Kafka's default max.message.bytes, batch overhead included
 BATCH_BYTES_CEILING = 8 * MIB  # the most that a topic may allow itself: it must fit a frame

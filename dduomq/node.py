@@ -21,11 +21,12 @@ import structlog
 import trio
 
 from dduomq.actors.actor import Mailbox, ask
-from dduomq.actors.admin import Admin, TopicDefaults
+from dduomq.actors.admin import Admin, ConfigValue, TopicDefaults
 from dduomq.actors.disk import DiskActor, DiskClient
 from dduomq.actors.janitor import Chores, JanitorActor, Tick
 from dduomq.actors.nursery import open_flat_nursery
-from dduomq.actors.partition import Checkpoint, Flush, PartitionWorld, Retain
+from dduomq.actors.partition import PartitionWorld
+from dduomq.actors.partition_messages import Checkpoint, Flush, Retain
 from dduomq.actors.router import (
     AwaitOpen,
     CloseAll,
@@ -238,7 +239,8 @@ class _Builder:
         services = Services(
             ports.clock, routes, admin, self._gate, Buffers(config.requests_bytes_max), disk_client,
             config.node_id, cluster_id, epoch, self._advertised(addresses), self._log, bytearray(SCRATCH_BYTES),
-            config.connections_max, config.connections_idle_ms,
+            config.connections_max, config.connections_idle_ms, config.data_dir,
+            tuple(ConfigValue(*entry) for entry in config.entries()),
         )  # fmt: skip
         return Node(config.node_id, cluster_id, addresses, services, Server(services), supervisor, doors)
 

@@ -11,7 +11,7 @@ import attrs
 import structlog
 
 from dduomq.actors.actor import Mailbox, Reply, ask
-from dduomq.actors.partition import Describe, PartitionState, Purge, Restore
+from dduomq.actors.partition_messages import Describe, PartitionState, Purge, Restore
 from dduomq.actors.router import AwaitTopic, Routes, TopicRoute
 from dduomq.cluster.image import (
     PRODUCER_IDS,
@@ -163,15 +163,19 @@ class Admin:
         await self._await(name, version)
         self._log.info("topic_deleted", topic=name)
 
-    async def add_partitions(self, name: str, total: int) -> TopicRecord:
-        """Raise the number of partitions to `total`; it never shrinks."""
+    async def add_partitions(self, name: str, total: int, *, validate_only: bool = False) -> TopicRecord:
+        """Raise the number of partitions to `total`; it never shrinks. Raises `InvalidPartitions`."""
         record = self.route(name).record
         if total <= record.partitions:
             raise InvalidPartitions(f"topic {name!r} has {record.partitions} partitions; only more can be asked for")
         self._check_partitions(total, added=total - record.partitions)
+        if validate_only:
+            return record
         return await self._change(name, lambda held: attrs.evolve(held, partitions=total))
 
-    async def alter_topic(self, name: str, changes: Mapping[str, str | None]) -> TopicRecord:
+    async def alter_topic(
+        self, name: str, changes: Mapping[str, str | None], *, validate_only: bool = False
+    ) -> TopicRecord:
         """Set configuration keys, or with None put them back to their default. Raises `InvalidConfig`."""
         unknown = [key for key in changes if key not in KEYS]
         if unknown:
@@ -185,13 +189,18 @@ class Admin:
             self.settings_of(changed)
             return changed
 
+        if validate_only:
+            return change(self.route(name).record)
         record = await self._change(name, change)
         self._log.info("topic_changed", topic=name, config=dict(changes))
         return record
 
     def config_of(self, name: str) -> list[ConfigValue]:
         """Every key with its value in force."""
-        record = self.route(name).record
+        return self.config_of_record(self.route(name).record)
+
+    def config_of_record(self, record: TopicRecord) -> list[ConfigValue]:
+        """The same, of a topic that need not exist yet."""
         values = {**self._defaults.config, **record.config}
         return [
             ConfigValue(key, values.get(key, entry.default), key not in record.config, entry.doc)

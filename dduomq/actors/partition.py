@@ -5,6 +5,8 @@
 | Append | listeners | Appended | nothing | planned with all that waits, written, acked at its durability |
 | Fetch | listeners | FetchPlan | nothing | a place to read from; or its watcher is woken by the next append |
 | FindOffset | listeners | OffsetAt | nothing | first, last, or first at a time |
+| EndOfEpoch | listeners | EpochEnd | nothing | where a leader epoch's last record lies |
+| ListProducers | listeners | tuple of ActiveProducer | nothing | the producers it remembers |
 | Purge | admin | log start offset | nothing | moves the log's start, drops whole segments |
 | Configure | router | nothing | nothing | new settings from the next append on |
 | Describe | admin | PartitionState | nothing | a frozen picture |
@@ -32,6 +34,32 @@ import trio
 from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.janitor import Dirty
+from dduomq.actors.partition_messages import (
+    EARLIEST,
+    LATEST,
+    MAX_TIMESTAMP,
+    READ_COMMITTED,
+    Acked,
+    ActiveProducer,
+    Append,
+    Checkpoint,
+    Close,
+    Configure,
+    Describe,
+    EndOfEpoch,
+    EpochEnd,
+    Fetch,
+    FetchPlan,
+    FindOffset,
+    Flush,
+    ListProducers,
+    OffsetAt,
+    PartitionState,
+    Purge,
+    Restore,
+    Retain,
+    Watcher,
+)
 from dduomq.errors import (
     CapacityReached,
     DduomqError,
@@ -46,102 +74,10 @@ from dduomq.errors import (
 )
 from dduomq.limits import INLINE_WRITE_BYTES_MAX, PARKED_APPENDS_MAX, WATCHERS_MAX
 from dduomq.log.files import Files, Lease
-from dduomq.log.plog import (
-    Appended,
-    LogDescription,
-    PartitionLog,
-    PendingBatch,
-    ReadPlan,
-    Seek,
-    WritePlan,
-)
+from dduomq.log.plog import Appended, PartitionLog, ReadPlan, Seek, WritePlan
 from dduomq.log.recover import RecoveryReport, open_log
 from dduomq.log.settings import CapacityPolicy, Durability, Storage, TopicSettings
 from dduomq.ports import Clock, Job
-
-EARLIEST, LATEST, MAX_TIMESTAMP = -2, -1, -3
-READ_COMMITTED = 1
-
-
-class Watcher:
-    """A parked fetch: woken once, by whichever of its partitions has news first."""
-
-    __slots__ = ("_event", "gone")
-
-    def __init__(self) -> None:
-        self._event = trio.Event()
-        self.gone = False
-
-    def wake(self) -> None:
-        self._event.set()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-
-
-@attrs.frozen(kw_only=True)
-class Append(Message):
-    """One batch, CRC checked; its buffer belongs to the partition until the answer."""
-
-    batch: PendingBatch
-    deadline: float
-
-
-@attrs.frozen(kw_only=True)
-class Fetch(Message):
-    offset: int
-    max_bytes: int
-    isolation: int
-    leader_epoch: int
-    watcher: Watcher | None
-
-
-@attrs.frozen(kw_only=True)
-class FindOffset(Message):
-    timestamp_ms: int
-    isolation: int
-
-
-@attrs.frozen(kw_only=True)
-class Purge(Message):
-    """`offset` -1: everything that consumers can see."""
-
-    offset: int
-
-
-@attrs.frozen(kw_only=True)
-class Configure(Message):
-    settings: TopicSettings
-
-
-@attrs.frozen(kw_only=True)
-class Describe(Message):
-    pass
-
-
-@attrs.frozen(kw_only=True)
-class Restore(Message):
-    pass
-
-
-@attrs.frozen(kw_only=True)
-class Flush(Message):
-    pass
-
-
-@attrs.frozen(kw_only=True)
-class Checkpoint(Message):
-    pass
-
-
-@attrs.frozen(kw_only=True)
-class Retain(Message):
-    pass
-
-
-@attrs.frozen(kw_only=True)
-class Close(Message):
-    delete: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -151,50 +87,6 @@ class Completed(Message):
     owner: "PartitionActor"
     then: Callable[[Any], None]
     result: object
-
-
-@attrs.frozen
-class FetchPlan:
-    """What a fetch may read: `size` bytes at `position` of `lease`, or nothing (`lease` None)."""
-
-    lease: Lease | None
-    position: int
-    size: int
-    high_watermark: int
-    last_stable_offset: int
-    log_start_offset: int
-    aborted: tuple[tuple[int, int], ...] = ()
-
-    def close(self) -> None:
-        if self.lease is not None:
-            self.lease.close()
-
-
-@attrs.frozen
-class Acked:
-    """The answer to an `Append`: where the batch lies, and what the ack rests on."""
-
-    base_offset: int
-    append_time_ms: int
-    log_start_offset: int
-    durability: str
-
-
-@attrs.frozen
-class OffsetAt:
-    timestamp_ms: int
-    offset: int
-    leader_epoch: int
-
-
-@attrs.frozen
-class PartitionState:
-    """`state` is opening, online, offline or closing; `log` is None until it is open."""
-
-    state: str
-    leader_epoch: int
-    log: LogDescription | None
-    reason: str | None = None
 
 
 @attrs.frozen
@@ -234,6 +126,8 @@ class PartitionActor(Actor):
         Append: "_on_append",
         Fetch: "_on_fetch",
         FindOffset: "_on_find_offset",
+        EndOfEpoch: "_on_end_of_epoch",
+        ListProducers: "_on_list_producers",
         Purge: "_on_purge",
         Configure: "_on_configure",
         Describe: "_on_describe",
@@ -537,6 +431,8 @@ class PartitionActor(Actor):
             return
         self._check_epoch(message.leader_epoch)
         self.fetches += 1
+        if message.last_fetched_epoch >= 0 and self._diverges(log, message):
+            return
         upper = log.last_stable_offset if message.isolation == READ_COMMITTED else log.high_watermark
         committed = message.isolation == READ_COMMITTED
         plan = log.read_plan(message.offset, message.max_bytes, min(upper, log.high_watermark), committed=committed)
@@ -546,6 +442,15 @@ class PartitionActor(Actor):
             self._answer_fetch(log, message, plan)
         else:
             self._seek(plan, message)
+
+    def _diverges(self, log: PartitionLog, message: Fetch) -> bool:
+        """Answer a reader whose last batch is not in this log where the two part (KIP-595)."""
+        end = log.epochs.end_offset_of(message.last_fetched_epoch, log.log_end_offset)
+        if end[0] < 0 or (end[0] == message.last_fetched_epoch and end[1] >= message.offset):
+            return False
+        assert message.reply is not None
+        message.reply.set(attrs.evolve(self._fetch_plan(log, None, 0, 0, ()), diverging=end))
+        return True
 
     def _check_epoch(self, epoch: int) -> None:
         if epoch == -1 or epoch == self._spec.leader_epoch:
@@ -611,6 +516,7 @@ class PartitionActor(Actor):
         log = self._ready(message)
         if log is None:
             return
+        self._check_epoch(message.leader_epoch)
         assert message.reply is not None
         upper = log.last_stable_offset if message.isolation == READ_COMMITTED else log.high_watermark
         epoch = self._spec.leader_epoch
@@ -639,6 +545,19 @@ class PartitionActor(Actor):
         if offset >= upper:
             timestamp, offset = -1, -1
         message.reply.set(OffsetAt(timestamp, offset, self._spec.leader_epoch))
+
+    def _on_end_of_epoch(self, message: EndOfEpoch) -> None:
+        log = self._ready(message)
+        if log is not None:
+            self._check_epoch(message.leader_epoch)
+            assert message.reply is not None
+            message.reply.set(EpochEnd(*log.epochs.end_offset_of(message.epoch, log.log_end_offset)))
+
+    def _on_list_producers(self, message: ListProducers) -> None:
+        log = self._ready(message)
+        if log is not None:
+            assert message.reply is not None
+            message.reply.set(tuple(ActiveProducer(pid, state) for pid, state in log.producers.states.items()))
 
     # --- housekeeping -------------------------------------------------------------------------------
 

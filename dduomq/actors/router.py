@@ -24,7 +24,8 @@ import attrs
 from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.janitor import Joined, Left
-from dduomq.actors.partition import Close, Configure, PartitionActor, PartitionSpec, PartitionWorld
+from dduomq.actors.partition import PartitionActor, PartitionSpec, PartitionWorld
+from dduomq.actors.partition_messages import Close, Configure
 from dduomq.actors.supervisor import Supervisor
 from dduomq.cluster.image import TopicRecord
 from dduomq.errors import UnknownTopicOrPartition
@@ -43,10 +44,19 @@ class TopicRoute:
 class Routes:
     """Where every partition is; `table` is swapped whole by the router."""
 
-    __slots__ = ("table",)
+    __slots__ = ("_names", "_names_of", "table")
 
     def __init__(self) -> None:
         self.table: Mapping[str, TopicRoute] = {}
+        self._names: Mapping[str, str] = {}
+        self._names_of: Mapping[str, TopicRoute] = self.table
+
+    def name_of(self, topic_id: str) -> str | None:
+        """The name of the topic with that id; None if there is none."""
+        if self._names_of is not self.table:
+            self._names = {route.record.topic_id: name for name, route in self.table.items()}
+            self._names_of = self.table
+        return self._names.get(topic_id)
 
     def partition(self, topic: str, partition: int) -> Mailbox:
         """Raises `UnknownTopicOrPartition` that says which of the two is unknown."""

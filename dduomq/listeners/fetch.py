@@ -4,14 +4,17 @@ Always true: what is sent was resident when the sending began, so that `sendfile
 loop for the disk; every lease that a partition gave is closed.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from typing import TypeAlias, TypeVar
 
+import attrs
 import trio
 
 from dduomq.actors.actor import Reply
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.partition import Fetch, FetchPlan, FindOffset, OffsetAt, Watcher
-from dduomq.errors import DduomqError, WireError
+from dduomq.actors.partition_messages import MAX_TIMESTAMP, Fetch, FetchPlan, FindOffset, OffsetAt, Watcher
+from dduomq.errors import DduomqError, InvalidRequest
 from dduomq.limits import FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX, SCAN_CHUNK_BYTES
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Chunk, Connection, FilePart
@@ -20,6 +23,33 @@ from dduomq.log.files import Lease
 from dduomq.wire import frame, native
 
 INLINE_READ_BYTES_MAX = 64 * 1024
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Wanted:
+    """What one partition is asked for. -1 where the asker knows no epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    max_bytes: int
+    leader_epoch: int = -1
+    last_fetched_epoch: int = -1
+
+
+@attrs.frozen
+class Wish:
+    """A whole fetch, whichever protocol it came by."""
+
+    parts: Sequence[Wanted]
+    isolation: int
+    min_bytes: int
+    max_bytes: int
+    max_wait_ms: int
+
+
+Found: TypeAlias = FetchPlan | DduomqError
 
 
 async def fetch(
@@ -29,29 +59,46 @@ async def fetch(
     correlation: int,
     body: native.Fetch,
 ) -> None:
-    """Answer a fetch, after `max_wait_ms` at the latest."""
-    deadline = services.clock.monotonic() + min(max(body.max_wait_ms, 0), FETCH_WAIT_MS_MAX) / 1000
+    """Answer a native fetch, after `max_wait_ms` at the latest."""
+    parts = [Wanted(p.topic, p.partition, p.offset, p.max_bytes, p.leader_epoch) for p in body.parts]
+    wish = Wish(parts, body.isolation, body.min_bytes, body.max_bytes, body.max_wait_ms)
+    found = await gather(services, context, wish)
+    _answer(connection, correlation, found)
+
+
+async def gather(services: Services, context: Context, wish: Wish) -> list[Found]:
+    """For each part its plan or its error, after `max_wait_ms` at the latest; all that is planned is resident.
+
+    The caller sends the plans' files and closes their leases.
+    """
+    deadline = services.clock.monotonic() + min(max(wish.max_wait_ms, 0), FETCH_WAIT_MS_MAX) / 1000
     while True:
         watcher = Watcher()
         try:
-            found = await _ask_all(services, context, body, watcher)
+            found = await _ask_all(services, context, wish, watcher)
             waiting = deadline - services.clock.monotonic()
-            if waiting <= 0 or _is_enough(found, body.min_bytes):
+            if waiting <= 0 or _is_enough(found, wish.min_bytes):
                 break
             _close_all(found)
             with trio.move_on_after(waiting):
                 await watcher.wait()
         finally:
             watcher.gone = True
-    await _answer(services, connection, correlation, _within(found, body.max_bytes))
+    found = _within(found, wish.max_bytes)
+    try:
+        for plan in found:
+            if isinstance(plan, FetchPlan) and plan.lease is not None:
+                await make_resident(services.disk, plan.lease, plan.position, plan.size)
+    except BaseException:
+        _close_all(found)
+        raise
+    return found
 
 
-async def _ask_all(
-    services: Services, context: Context, body: native.Fetch, watcher: Watcher
-) -> list[FetchPlan | DduomqError]:
+async def _ask_all(services: Services, context: Context, wish: Wish, watcher: Watcher) -> list[Found]:
     """Each part's plan or error. All are asked before the first is awaited."""
     replies: list[Reply[FetchPlan]] = []
-    for part in body.parts:
+    for part in wish.parts:
         reply: Reply[FetchPlan] = Reply()
         replies.append(reply)
         try:
@@ -62,14 +109,15 @@ async def _ask_all(
             continue
         message = Fetch(
             offset=part.offset,
-            max_bytes=max(0, min(part.max_bytes, body.max_bytes, FETCH_BYTES_MAX)),
-            isolation=body.isolation,
+            max_bytes=max(0, min(part.max_bytes, wish.max_bytes, FETCH_BYTES_MAX)),
+            isolation=wish.isolation,
             leader_epoch=part.leader_epoch,
             watcher=watcher,
+            last_fetched_epoch=part.last_fetched_epoch,
             reply=reply,
         )
         await mailbox.put(message)
-    found: list[FetchPlan | DduomqError] = []
+    found: list[Found] = []
     try:
         for reply in replies:
             try:
@@ -84,22 +132,22 @@ async def _ask_all(
     return found
 
 
-def _is_enough(found: list[FetchPlan | DduomqError], min_bytes: int) -> bool:
-    if any(isinstance(item, DduomqError) for item in found) or not found:
+def _is_enough(found: list[Found], min_bytes: int) -> bool:
+    if any(isinstance(item, DduomqError) or item.diverging is not None for item in found) or not found:
         return True
     return sum(item.size for item in found if isinstance(item, FetchPlan)) >= max(min_bytes, 0)
 
 
-def _close_all(found: list[FetchPlan | DduomqError]) -> None:
+def _close_all(found: list[Found]) -> None:
     for item in found:
         if isinstance(item, FetchPlan):
             item.close()
 
 
-def _within(found: list[FetchPlan | DduomqError], max_bytes: int) -> list[FetchPlan | DduomqError]:
+def _within(found: list[Found], max_bytes: int) -> list[Found]:
     """Leave out the plans that would make the answer larger than asked for; the first always goes."""
     left = min(max_bytes, FETCH_BYTES_MAX)
-    kept: list[FetchPlan | DduomqError] = []
+    kept: list[Found] = []
     is_first = True
     for item in found:
         if isinstance(item, FetchPlan) and item.size:
@@ -122,7 +170,7 @@ def _within(found: list[FetchPlan | DduomqError], max_bytes: int) -> list[FetchP
     return kept
 
 
-def _part(item: FetchPlan | DduomqError) -> native.FetchedPart:
+def _part(item: Found) -> native.FetchedPart:
     if isinstance(item, DduomqError):
         return native.FetchedPart(item.code, item.message, -1, -1, -1, 0)
     return native.FetchedPart(
@@ -136,23 +184,11 @@ def _part(item: FetchPlan | DduomqError) -> native.FetchedPart:
     )
 
 
-async def _answer(
-    services: Services,
-    connection: Connection,
-    correlation: int,
-    found: list[FetchPlan | DduomqError],
-) -> None:
+def _answer(connection: Connection, correlation: int, found: list[Found]) -> None:
     plans = [item for item in found if isinstance(item, FetchPlan) and item.lease is not None]
     total = sum(plan.size for plan in plans)
     header = native.answer_header(correlation, native.Fetched(tuple(_part(item) for item in found)))
     chunks: list[Chunk] = [frame.write(header, total)]
-    try:
-        for plan in plans:
-            assert plan.lease is not None
-            await make_resident(services.disk, plan.lease, plan.position, plan.size)
-    except BaseException:
-        _close_all(found)
-        raise
     if total <= INLINE_READ_BYTES_MAX:
         for plan in plans:
             assert plan.lease is not None
@@ -181,27 +217,58 @@ def _read_through(lease: Lease, position: int, size: int) -> None:
         position += SCAN_CHUNK_BYTES
 
 
-async def list_offsets(services: Services, context: Context, body: native.ListOffsets) -> native.OffsetsFound:
-    """The offsets that `body` asks for, each with its own error."""
+@attrs.frozen
+class OffsetWish:
+    """`timestamp_ms`: a time, or one of EARLIEST, LATEST, MAX_TIMESTAMP."""
+
+    topic: str
+    partition: int
+    timestamp_ms: int
+    leader_epoch: int = -1
+
+
+async def find_offsets(
+    services: Services, context: Context, wishes: Sequence[OffsetWish], isolation: int
+) -> list[OffsetAt | DduomqError]:  # fmt: skip
+    """The offset or the error of each wish; all are asked before the first is awaited."""
     replies: list[Reply[OffsetAt]] = []
-    for query in body.queries:
+    for wish in wishes:
         reply: Reply[OffsetAt] = Reply()
         replies.append(reply)
         try:
-            services.gate.admit(context, Operation.DESCRIBE, query.topic)
-            if query.timestamp_ms < native.MAX_TIMESTAMP:
-                raise WireError(f"{query.timestamp_ms} is neither a time nor one of -1, -2, -3")
-            mailbox = services.routes.partition(query.topic, query.partition)
+            services.gate.admit(context, Operation.DESCRIBE, wish.topic)
+            if wish.timestamp_ms < MAX_TIMESTAMP:
+                raise InvalidRequest(f"{wish.timestamp_ms} is neither a time nor one of -1, -2, -3")
+            mailbox = services.routes.partition(wish.topic, wish.partition)
         except DduomqError as error:
             reply.fail(error)
             continue
-        await mailbox.put(FindOffset(timestamp_ms=query.timestamp_ms, isolation=body.isolation, reply=reply))
-    return native.OffsetsFound(tuple([await _found(reply) for reply in replies]))
+        await mailbox.put(
+            FindOffset(timestamp_ms=wish.timestamp_ms, isolation=isolation, leader_epoch=wish.leader_epoch, reply=reply)
+        )
+    found: list[OffsetAt | DduomqError] = []
+    for reply in replies:
+        answer = await answer_or_error(reply)
+        found.append(answer)
+    return found
 
 
-async def _found(reply: Reply[OffsetAt]) -> native.OffsetFound:
+async def answer_or_error(reply: Reply[T]) -> T | DduomqError:
+    """The answer, or the error in its place."""
     try:
-        at = await reply.wait()
+        return await reply.wait()
     except DduomqError as error:
-        return native.OffsetFound(error.code, error.message, -1, -1, -1)
-    return native.OffsetFound(0, None, at.timestamp_ms, at.offset, at.leader_epoch)
+        return error
+
+
+async def list_offsets(services: Services, context: Context, body: native.ListOffsets) -> native.OffsetsFound:
+    """The offsets that `body` asks for, each with its own error."""
+    wishes = [OffsetWish(query.topic, query.partition, query.timestamp_ms) for query in body.queries]
+    found = await find_offsets(services, context, wishes, body.isolation)
+    return native.OffsetsFound(tuple(map(_offset_found, found)))
+
+
+def _offset_found(found: OffsetAt | DduomqError) -> native.OffsetFound:
+    if isinstance(found, DduomqError):
+        return native.OffsetFound(found.code, found.message, -1, -1, -1)
+    return native.OffsetFound(0, None, found.timestamp_ms, found.offset, found.leader_epoch)

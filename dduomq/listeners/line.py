@@ -12,7 +12,7 @@ import trio
 
 from dduomq.actors.actor import Reply
 from dduomq.actors.nursery import open_flat_nursery
-from dduomq.actors.partition import (
+from dduomq.actors.partition_messages import (
     EARLIEST,
     Acked,
     Append,

@@ -7,24 +7,20 @@ back to the pool only when the disk has surely let go of it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import trio
 
-from dduomq.actors.actor import Reply
-from dduomq.actors.partition import Acked, Append
 from dduomq.cluster.image import TopicRecord
 from dduomq.errors import CorruptMessage, DduomqError, UnknownServerError, WireError
 from dduomq.limits import FRAME_BYTES_MAX, FRAME_BYTES_MAX_UNGREETED, REQUESTS_IN_FLIGHT_MAX
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
-from dduomq.listeners.frames import Frame, FrameCutter
+from dduomq.listeners.frames import NATIVE, Frame, FrameCutter, FrameReader
+from dduomq.listeners.produce import PendingProduce, Result, append
 from dduomq.listeners.services import Services
-from dduomq.log.plog import PendingBatch
 from dduomq.wire import frame, native
-from dduomq.wire.batch import crc_of, read_header
 
 SERVER = "dduomq"
 TIMEOUT_MS_MAX = 300_000
@@ -48,7 +44,7 @@ class NativeSession:
         self._connection = connection
         self._services = services
         self._context = Context("anonymous", "", listener, connection.peer)
-        self._cutter = FrameCutter(FRAME_BYTES_MAX_UNGREETED)
+        self._cutter = FrameCutter(NATIVE, FRAME_BYTES_MAX_UNGREETED, services.buffers)
         self._greeted = False
         self._in_flight = 0
         self._slot: trio.Event | None = None
@@ -57,43 +53,7 @@ class NativeSession:
     async def run(self, nursery: trio.Nursery, first: bytes) -> None:
         """Serve until the client goes. Raises `WireError` for bytes that are not the protocol."""
         self._nursery = nursery
-        await self._consume(memoryview(first))
-        scratch = memoryview(self._services.scratch)
-        while True:
-            if self._cutter.is_inside:
-                received = await self._connection.receive_into(self._cutter.room())
-                self._cutter.received(received)
-                whole = self._cutter.take()
-                if whole is not None:
-                    await self._dispatch(whole)
-            else:
-                received = await self._connection.receive_into(scratch)
-                await self._consume(scratch[:received])
-            if not received:
-                return
-
-    async def _consume(self, view: memoryview) -> None:
-        """Cut frames out of `view`. It is the shared scratch buffer: copied before anything is awaited."""
-        cutter, buffers = self._cutter, self._services.buffers
-        frames: list[Frame] = []
-        while len(view):
-            if not cutter.is_inside:
-                size = cutter.next_size(view)
-                if size is None:
-                    cutter.hold(view)
-                    break
-                if not buffers.try_take(size):
-                    view = memoryview(bytes(view))
-                    for whole in frames:
-                        await self._dispatch(whole)
-                    frames = []
-                    await buffers.take(size)
-                view = view[cutter.begin(view, buffers.buffer(size)) :]
-            view = view[cutter.fill(view) :]
-            if (whole_frame := cutter.take()) is not None:
-                frames.append(whole_frame)
-        for whole in frames:
-            await self._dispatch(whole)
+        await FrameReader(self._connection, self._services.scratch, self._cutter, self._dispatch).run(first)
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -101,7 +61,7 @@ class NativeSession:
         correlation, timeout_ms, body = native.read_request(frame.read_header(request.header))
         if not self._greeted:
             self._greet(correlation, body)
-            self._services.buffers.give(request.size)
+            request.release()
             return
         while self._in_flight >= REQUESTS_IN_FLIGHT_MAX:
             self._slot = trio.Event()
@@ -110,7 +70,7 @@ class NativeSession:
         if isinstance(body, native.Produce):
             await self._produce(request, correlation, timeout_ms, body)
         else:
-            self._services.buffers.give(request.size)
+            request.release()
             assert self._nursery is not None
             self._nursery.start_soon(self._serve, correlation, timeout_ms, body)
 
@@ -154,91 +114,32 @@ class NativeSession:
     # --- produce ------------------------------------------------------------------------------------
 
     async def _produce(self, request: Frame, correlation: int, timeout_ms: int, body: native.Produce) -> None:
-        pending = PendingProduce(self, request, correlation, body)
+        def done(results: list[Result], is_clean: bool) -> None:
+            request.release(recycle=is_clean)
+            self._finished()
+            if body.acks != 0:
+                answer = native.Produced(tuple(map(_produced_part, results)))
+                self._connection.send(frame.write(native.answer_header(correlation, answer)))
+
+        pending = PendingProduce(len(body.parts), done)
         deadline = self._services.clock.monotonic() + timeout_ms / 1000
         position = 0
         for at, part in enumerate(body.parts):
-            reply: Reply[Acked] = Reply(partial(pending.answered, at))
             view = request.payload[position : position + max(part.size, 0)]
             position += len(view)
-            try:
-                self._services.gate.admit(self._context, Operation.WRITE, part.topic)
-                mailbox = self._services.routes.partition(part.topic, part.partition)
-                batch = check_one_batch(view, part.size)
-            except DduomqError as error:
-                reply.fail(error)
+            reply = pending.reply(at)
+            if len(view) != part.size:
+                reply.fail(CorruptMessage(f"a part says it has {part.size} bytes, {len(view)} are left"))
                 continue
-            message = Append(batch=batch, deadline=deadline, reply=reply, size_bytes=part.size)
-            if not mailbox.offer(message):
-                await mailbox.put(message)
-        if not body.parts:
-            pending.finish()
-
-    def produced(
-        self,
-        request: Frame,
-        correlation: int,
-        answer: native.Produced,
-        *,
-        wanted: bool,
-        clean: bool,
-    ) -> None:
-        """All parts of a `Produce` are answered."""
-        self._services.buffers.give(request.size)
-        if clean:
-            self._services.buffers.recycle(request.buffer)
-        self._finished()
-        if wanted:
-            self._connection.send(frame.write(native.answer_header(correlation, answer)))
+            await append(self._services, self._context, part.topic, part.partition, view, deadline, reply)
 
 
-class PendingProduce:
-    """Collects the answers of a `Produce`'s parts; with the last one the client gets its answer."""
-
-    __slots__ = ("_correlation", "_is_clean", "_left", "_parts", "_request", "_session", "_wanted")
-
-    def __init__(self, session: NativeSession, request: Frame, correlation: int, body: native.Produce) -> None:
-        self._session = session
-        self._request = request
-        self._correlation = correlation
-        self._parts: list[native.ProducedPart | None] = [None] * len(body.parts)
-        self._left = len(body.parts)
-        self._wanted = body.acks != 0
-        self._is_clean = True
-
-    def answered(self, at: int, acked: Acked | None, error: BaseException | None) -> None:
-        if acked is not None:
-            self._parts[at] = native.ProducedPart(
-                0,
-                None,
-                acked.base_offset,
-                acked.append_time_ms,
-                acked.log_start_offset,
-                acked.durability,
-            )
-        else:
-            self._is_clean = False  # a disk thread may still be reading the buffer
-            known = error if isinstance(error, DduomqError) else UnknownServerError()
-            self._parts[at] = native.ProducedPart(known.code, known.message, -1, -1, -1, "")
-        self._left -= 1
-        if not self._left:
-            self.finish()
-
-    def finish(self) -> None:
-        answer = native.Produced(cast(tuple[native.ProducedPart, ...], tuple(self._parts)))
-        self._session.produced(self._request, self._correlation, answer, wanted=self._wanted, clean=self._is_clean)
-
-
-def check_one_batch(view: memoryview, size: int) -> PendingBatch:
-    """The one whole batch that a part holds; raises `CorruptMessage` that says what is wrong."""
-    header = read_header(view)
-    if header.size != size or len(view) != size:
-        raise CorruptMessage(
-            f"a part holds exactly one batch; it has {len(view)} bytes of {size}, the batch {header.size}"
-        )
-    if crc_of(view, 0, size) != header.crc:
-        raise CorruptMessage("the record batch has a wrong CRC: it was damaged on its way; send it again")
-    return PendingBatch(view, header)
+def _produced_part(result: Result) -> native.ProducedPart:
+    if isinstance(result, DduomqError):
+        return native.ProducedPart(result.code, result.message, -1, -1, -1, "")
+    return native.ProducedPart(
+        0, None, result.base_offset, result.append_time_ms, result.log_start_offset, result.durability
+    )
 
 
 # --- the other requests -----------------------------------------------------------------------------

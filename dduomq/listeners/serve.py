@@ -13,6 +13,7 @@ from dduomq.actors.nursery import open_flat_nursery
 from dduomq.errors import DduomqError
 from dduomq.limits import HELLO_TIMEOUT_MS, SEND_STALL_TIMEOUT_MS
 from dduomq.listeners.connection import Connection
+from dduomq.listeners.kafka.session import KafkaSession
 from dduomq.listeners.line import WORDS, LineSession
 from dduomq.listeners.native import NativeSession
 from dduomq.listeners.services import Services
@@ -22,6 +23,7 @@ from dduomq.wire import frame, native
 SNIFF_BYTES = len(frame.MAGIC)
 SWEEP_INTERVAL_S = 5
 ACCEPT_PAUSE_S = 0.05
+KAFKA_FIRST = b"\x00"  # a request's length: below 16 MiB, so its first byte is zero
 HTTP_WORDS = (b"GET ", b"POST", b"PUT ", b"HEAD", b"DELE", b"OPTI", b"PATC")
 HTTP_HINT = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -93,6 +95,8 @@ class Server:
             first = await self._sniff(connection)
             if first.startswith(frame.MAGIC):
                 await NativeSession(connection, self._services, listener).run(nursery, first[SNIFF_BYTES:])
+            elif first.startswith(KAFKA_FIRST) and len(first) == SNIFF_BYTES:
+                await KafkaSession(connection, self._services, listener).run(first)
             elif first.startswith(WORDS):
                 await LineSession(connection, self._services, listener).run(first)
             elif first.startswith(HTTP_WORDS):

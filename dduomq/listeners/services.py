@@ -5,7 +5,7 @@ from collections.abc import Callable
 import attrs
 import structlog
 
-from dduomq.actors.admin import Admin
+from dduomq.actors.admin import Admin, ConfigValue
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.router import Routes
 from dduomq.listeners.admit import Gate
@@ -15,7 +15,9 @@ from dduomq.ports import Clock
 
 @attrs.frozen
 class Services:
-    """`advertised(listener)` is the (host, port) that clients of that listener are told to use."""
+    """`advertised(listener)` is the (host, port) that clients of that listener are told to use;
+    `settings` are the node's own, as an operator would write them.
+    """
 
     clock: Clock
     routes: Routes
@@ -31,3 +33,5 @@ class Services:
     scratch: bytearray
     connections_max: int
     connections_idle_ms: int
+    data_directory: str
+    settings: tuple[ConfigValue, ...]

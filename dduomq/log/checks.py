@@ -8,6 +8,8 @@ from dduomq.limits import RECORDS_PER_BATCH_MAX
 from dduomq.log.settings import TimestampType, TopicSettings
 from dduomq.wire.batch import LOG_APPEND_TIME, NO_PRODUCER_ID, BatchHeader
 
+ZSTD = 4
+
 
 def check_batch(header: BatchHeader, settings: TopicSettings, now_ms: int, *, internal: bool) -> None:
     """Raises `MessageTooLarge`, `InvalidRecord` or `InvalidTimestamp` with what is allowed.
@@ -18,6 +20,8 @@ def check_batch(header: BatchHeader, settings: TopicSettings, now_ms: int, *, in
         raise MessageTooLarge(
             f"the record batch has {header.size} bytes, the topic's max.message.bytes is {settings.max_message_bytes}"
         )
+    if header.compression > ZSTD:
+        raise InvalidRecord(f"a batch of compression type {header.compression}; 0 to {ZSTD} are known")
     spanned = header.last_offset_delta + 1
     if spanned > RECORDS_PER_BATCH_MAX:
         raise InvalidRecord(f"a batch of {spanned} records, {RECORDS_PER_BATCH_MAX} is the most")

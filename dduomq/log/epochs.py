@@ -27,8 +27,10 @@ class EpochCache:
         return True
 
     def end_offset_of(self, epoch: int, log_end_offset: int) -> tuple[int, int]:
-        """(the largest known epoch up to `epoch`, where it ends); (-1, -1) if none is known (KIP-101)."""
-        found = (-1, -1)
+        """(the largest known epoch up to `epoch`, where it ends); an epoch before all known ones ends where the
+        first of those begins; (-1, -1) if none is known (KIP-101).
+        """
+        found = (epoch, self.entries[0][1]) if self.entries and epoch >= 0 else (-1, -1)
         for at, (known, _start) in enumerate(self.entries):
             if known > epoch:
                 break

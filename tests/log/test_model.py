@@ -235,7 +235,7 @@ def test_an_index_is_searched_in_its_file_as_in_memory(entries, relative, extra)
     cut=st.integers(0, 1_100),
 )
 def test_epochs_rise_and_survive_their_file(entries, epoch, cut):
-    """Whatever is assigned in whatever order; each known epoch ends where the next begins."""
+    """Whatever is assigned in whatever order; each known epoch, and what was before them, ends where the next begins."""
     cache = epochs.EpochCache()
     for known, start in entries:
         cache.assign(known, start)
@@ -244,8 +244,8 @@ def test_epochs_rise_and_survive_their_file(entries, epoch, cut):
     assert list(cache.entries) == sorted(cache.entries)
     found, end = cache.end_offset_of(epoch, 2_000)
     assert found <= epoch
-    assert found == max((known for known, _ in cache.entries if known <= epoch), default=-1)
-    assert end == next((start for known, start in cache.entries if known > epoch), 2_000) or found == -1
+    assert found == max((known for known, _ in cache.entries if known <= epoch), default=epoch if entries else -1)
+    assert end == next((start for known, start in cache.entries if known > epoch), 2_000 if entries else -1)
     cache.truncate(cut)
     assert all(start < cut for _, start in cache.entries)
 

@@ -1,0 +1,173 @@
+"""What may be said to a partition, and what it answers: see the table in `dduomq.actors.partition`.
+
+Always true: a message is frozen; an answer that holds a lease has a `close`.
+"""
+
+import attrs
+import trio
+
+from dduomq.actors.actor import Message
+from dduomq.log.files import Lease
+from dduomq.log.plog import LogDescription, PendingBatch
+from dduomq.log.producers import ProducerState
+from dduomq.log.settings import TopicSettings
+
+EARLIEST, LATEST, MAX_TIMESTAMP = -2, -1, -3
+READ_COMMITTED = 1
+
+
+class Watcher:
+    """A parked fetch: woken once, by whichever of its partitions has news first."""
+
+    __slots__ = ("_event", "gone")
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self.gone = False
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+@attrs.frozen(kw_only=True)
+class Append(Message):
+    """One batch, CRC checked; its buffer belongs to the partition until the answer."""
+
+    batch: PendingBatch
+    deadline: float
+
+
+@attrs.frozen(kw_only=True)
+class Fetch(Message):
+    offset: int
+    max_bytes: int
+    isolation: int
+    leader_epoch: int
+    watcher: Watcher | None
+    last_fetched_epoch: int = -1
+
+
+@attrs.frozen(kw_only=True)
+class EndOfEpoch(Message):
+    """Where `epoch` ends in this log; `leader_epoch` is the asker's view of the leader, -1 if it has none."""
+
+    epoch: int
+    leader_epoch: int
+
+
+@attrs.frozen(kw_only=True)
+class ListProducers(Message):
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class FindOffset(Message):
+    timestamp_ms: int
+    isolation: int
+    leader_epoch: int = -1
+
+
+@attrs.frozen(kw_only=True)
+class Purge(Message):
+    """`offset` -1: everything that consumers can see."""
+
+    offset: int
+
+
+@attrs.frozen(kw_only=True)
+class Configure(Message):
+    settings: TopicSettings
+
+
+@attrs.frozen(kw_only=True)
+class Describe(Message):
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class Restore(Message):
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class Flush(Message):
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class Checkpoint(Message):
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class Retain(Message):
+    pass
+
+
+@attrs.frozen(kw_only=True)
+class Close(Message):
+    delete: bool = False
+
+
+@attrs.frozen
+class FetchPlan:
+    """What a fetch may read: `size` bytes at `position` of `lease`, or nothing (`lease` None)."""
+
+    lease: Lease | None
+    position: int
+    size: int
+    high_watermark: int
+    last_stable_offset: int
+    log_start_offset: int
+    aborted: tuple[tuple[int, int], ...] = ()
+    diverging: tuple[int, int] | None = None  # (epoch, its end offset): what the reader has behind it is not here
+
+    def close(self) -> None:
+        if self.lease is not None:
+            self.lease.close()
+
+
+@attrs.frozen
+class Acked:
+    """The answer to an `Append`: where the batch lies, and what the ack rests on."""
+
+    base_offset: int
+    append_time_ms: int
+    log_start_offset: int
+    durability: str
+
+
+@attrs.frozen
+class OffsetAt:
+    timestamp_ms: int
+    offset: int
+    leader_epoch: int
+
+
+@attrs.frozen
+class EpochEnd:
+    """The largest epoch known up to the one asked for, and the offset behind its last record; -1 for none."""
+
+    epoch: int
+    end_offset: int
+
+
+@attrs.frozen
+class ActiveProducer:
+    """A producer as the log knows it. Offset -1: it has no open transaction."""
+
+    producer_id: int
+    state: ProducerState
+
+
+@attrs.frozen
+class PartitionState:
+    """`state` is opening, online, offline or closing; `log` is None until it is open."""
+
+    state: str
+    leader_epoch: int
+    log: LogDescription | None
+    reason: str | None = None

@@ -1,0 +1,1 @@
+"""Kafka's protocol, carried out: one module for each subject, `session` for the connection."""

@@ -1,0 +1,96 @@
+"""The node itself in Kafka's words: ApiVersions, FindCoordinator, DescribeCluster, DescribeLogDirs."""
+
+import re
+from collections.abc import Iterable
+
+from dduomq.actors.partition_messages import PartitionState
+from dduomq.errors import DduomqError
+from dduomq.listeners.admit import Operation
+from dduomq.listeners.kafka.asking import Asking, Body
+from dduomq.listeners.kafka.codes import INVALID_REQUEST, KAFKA_STORAGE_ERROR, UNSUPPORTED_VERSION
+from dduomq.wire.kafka.registry import APIS
+
+GROUP = 0
+CLIENT_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
+BROKERS = 1  # the kind of endpoint that DescribeCluster is asked for
+UNSUPPORTED_ENDPOINT_TYPE = 115
+
+
+def api_versions(asking: Asking, *, supported: bool) -> Body:
+    """What is spoken here; told to a client that asks in a version from the future, too."""
+    keys = [{"api_key": api.key, "min_version": api.first, "max_version": api.last} for api in APIS.values()]
+    if not supported:
+        return {"error_code": UNSUPPORTED_VERSION, "api_keys": keys}
+    names = (asking.body["client_software_name"], asking.body["client_software_version"])
+    if asking.version >= 3 and not all(map(CLIENT_NAME.fullmatch, names)):
+        return {"error_code": INVALID_REQUEST, "api_keys": []}
+    return {"error_code": 0, "api_keys": keys}
+
+
+async def find_coordinator(asking: Asking) -> Body:
+    """Groups are coordinated here."""
+    body = asking.body
+    if asking.version >= 4:
+        return {"coordinators": [_coordinator(asking, key, body["key_type"]) for key in body["coordinator_keys"]]}
+    return _coordinator(asking, body["key"], body["key_type"])
+
+
+def _coordinator(asking: Asking, key: str, kind: int) -> Body:
+    if kind != GROUP:
+        return {
+            "key": key, "node_id": -1, "host": "", "port": -1, "error_code": INVALID_REQUEST,
+            "error_message": "only groups have a coordinator here",
+        }  # fmt: skip
+    host, port = asking.services.advertised(asking.context.listener)
+    return {"key": key, "node_id": asking.services.node_id, "host": host, "port": port, "error_code": 0}
+
+
+async def describe_cluster(asking: Asking) -> Body:
+    """The nodes."""
+    services = asking.services
+    if asking.body["endpoint_type"] != BROKERS:
+        return {
+            "error_code": UNSUPPORTED_ENDPOINT_TYPE, "error_message": "there are no controllers apart from the nodes",
+            "cluster_id": services.cluster_id, "brokers": [],
+        }  # fmt: skip
+    host, port = services.advertised(asking.context.listener)
+    return {
+        "error_code": 0,
+        "cluster_id": services.cluster_id,
+        "controller_id": services.node_id,
+        "brokers": [{"broker_id": services.node_id, "host": host, "port": port}],
+    }
+
+
+async def describe_log_dirs(asking: Asking) -> Body:
+    """How large each partition is on disk."""
+    services, wanted = asking.services, asking.body["topics"]
+    asked = dict.fromkeys(services.routes.table) if wanted is None else {
+        topic["topic"]: set(topic["partitions"]) for topic in wanted
+    }  # fmt: skip
+    topics: list[Body] = []
+    for name, partitions in asked.items():
+        try:
+            services.gate.admit(asking.context, Operation.DESCRIBE, name)
+            states = await services.admin.describe(name)
+        except DduomqError:
+            continue  # as Kafka does: what is not here has no place on the disk
+        topics.append({"name": name, "partitions": _sizes(states, partitions)})
+    is_offline = any(part["partition_size"] < 0 for topic in topics for part in topic["partitions"])
+    result = {
+        "error_code": KAFKA_STORAGE_ERROR if is_offline else 0, "log_dir": services.data_directory, "topics": topics
+    }  # fmt: skip
+    return {"error_code": 0, "results": [result]}
+
+
+def _sizes(states: Iterable[PartitionState], wanted: set[int] | None) -> list[Body]:
+    return [
+        {
+            "partition_index": at,
+            "partition_size": -1 if state.log is None else state.log.size_bytes,
+            "offset_lag": 0,
+            "is_future_key": False,
+        }
+        for at, state in enumerate(states)
+        if wanted is None or at in wanted
+    ]

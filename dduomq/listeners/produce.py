@@ -1,0 +1,86 @@
+"""Batches on their way into the partitions, whichever protocol they came by.
+
+Nothing here waits but for a full mailbox: each part becomes an `Append`, and the last part's ack ends the
+request. Always true: a partition gets only whole batches with a right CRC; nobody reads a record.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+from dduomq.actors.actor import Reply
+from dduomq.actors.partition_messages import Acked, Append
+from dduomq.errors import CorruptMessage, DduomqError, InvalidRecord, UnknownServerError
+from dduomq.listeners.admit import Context, Operation
+from dduomq.listeners.services import Services
+from dduomq.log.plog import PendingBatch
+from dduomq.wire.batch import crc_of, read_header
+
+Result: TypeAlias = Acked | DduomqError
+
+
+class PendingProduce:
+    """Collects the results of a request's parts; with the last one `done(results, is_clean)` is called.
+
+    `is_clean`: the disk has surely let go of the request's buffer.
+    """
+
+    __slots__ = ("_done", "_is_clean", "_left", "_results")
+
+    def __init__(self, count: int, done: Callable[[list[Result], bool], None]) -> None:
+        self._results: list[Result] = [UnknownServerError()] * count
+        self._left = count
+        self._is_clean = True
+        self._done = done
+        if not count:
+            done(self._results, True)
+
+    def reply(self, at: int) -> Reply[Acked]:
+        """Where the result of part `at` is to be put."""
+        return Reply(partial(self._answered, at))
+
+    def _answered(self, at: int, acked: Acked | None, error: BaseException | None) -> None:
+        if acked is not None:
+            self._results[at] = acked
+        else:
+            self._is_clean = False  # a disk thread may still be reading the buffer
+            self._results[at] = error if isinstance(error, DduomqError) else UnknownServerError()
+        self._left -= 1
+        if not self._left:
+            self._done(self._results, self._is_clean)
+
+
+async def append(
+    services: Services,
+    context: Context,
+    topic: str,
+    partition: int,
+    view: memoryview,
+    deadline: float,
+    reply: Reply[Acked],
+) -> None:
+    """Ask a partition to append the one batch in `view`; whatever is wrong is the reply's error."""
+    try:
+        services.gate.admit(context, Operation.WRITE, topic)
+        mailbox = services.routes.partition(topic, partition)
+        batch = check_one_batch(view)
+    except DduomqError as error:
+        reply.fail(error)
+        return
+    message = Append(batch=batch, deadline=deadline, reply=reply, size_bytes=len(view))
+    if not mailbox.offer(message):
+        await mailbox.put(message)
+
+
+def check_one_batch(view: memoryview) -> PendingBatch:
+    """The one whole batch that a part holds; raises `CorruptMessage` or `InvalidRecord` that says what is wrong."""
+    header = read_header(view)
+    if header.size < len(view):
+        raise InvalidRecord(f"a part holds one batch; behind this one's {header.size} bytes are more")
+    if header.size > len(view):
+        raise CorruptMessage(f"a batch says it has {header.size} bytes, {len(view)} came; send it again")
+    if crc_of(view, 0, header.size) != header.crc:
+        raise CorruptMessage("the record batch has a wrong CRC: it was damaged on its way; send it again")
+    if header.is_transactional:
+        raise InvalidRecord("transactions are not spoken here yet: a batch can't be part of one")
+    return PendingBatch(view, header)

@@ -1,0 +1,10 @@
+"""Every API that is spoken here, by its key."""
+
+from collections.abc import Mapping
+
+from dduomq.wire.kafka.api import Api
+from dduomq.wire.kafka.tables import cluster, data, topics
+
+APIS: Mapping[int, Api] = {
+    api.key: api for api in sorted((*data.TABLES, *topics.TABLES, *cluster.TABLES), key=lambda api: api.key)
+}
