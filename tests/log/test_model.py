@@ -235,7 +235,7 @@ def test_an_index_is_searched_in_its_file_as_in_memory(entries, relative, extra)
     cut=st.integers(0, 1_100),
 )
 def test_epochs_rise_and_survive_their_file(entries, epoch, cut):
-    """Whatever is assigned in whatever order; each known epoch, and what was before them, ends where the next begins."""
+    """Whatever is assigned; each known epoch, and what was before them, ends where the next begins."""
     cache = epochs.EpochCache()
     for known, start in entries:
         cache.assign(known, start)

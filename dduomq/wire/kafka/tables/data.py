@@ -3,7 +3,7 @@
 from dduomq.wire.kafka.api import api
 
 PRODUCE = api(
-    0, "Produce", "3-13", flexible=9,
+    0, "Produce", "0-13", flexible=9,
     request="""
         transactional_id string 3+ nullable=3+ default=null
         acks int16 0+
