@@ -23,6 +23,7 @@ PARTITIONS_PER_REQUEST_MAX = 10_000
 # connections
 CONNECTIONS_MAX = 10_000
 REQUESTS_IN_FLIGHT_MAX = 256  # per connection; then the broker stops reading from it
+UNANSWERED_BYTES_MAX = 4 * MIB  # of one connection: more would only leave the processor's caches before it is written
 IN_FLIGHT_BYTES_MAX = 256 * MIB  # request bytes held by the whole node
 SEND_BACKLOG_BYTES_MAX = 32 * MIB  # answers a client has not read yet; then it is cut off
 IDLE_TIMEOUT_MS = 600_000

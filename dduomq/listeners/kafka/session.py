@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from dduomq.errors import DduomqError
-from dduomq.limits import FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX
+from dduomq.limits import FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, UNANSWERED_BYTES_MAX
 from dduomq.listeners.admit import Context
 from dduomq.listeners.connection import Connection, FilePart
 from dduomq.listeners.frames import KAFKA, Frame, FrameCutter, FrameReader
@@ -73,7 +73,16 @@ HANDLERS: Mapping[int, Handler] = {
 class KafkaSession:
     """One connection of a Kafka client."""
 
-    __slots__ = ("_connection", "_context", "_cutter", "_in_flight", "_services", "_session", "_slot")
+    __slots__ = (
+        "_bytes_in_flight",
+        "_connection",
+        "_context",
+        "_cutter",
+        "_in_flight",
+        "_services",
+        "_session",
+        "_slot",
+    )
 
     def __init__(self, connection: Connection, services: Services, listener: str) -> None:
         self._connection = connection
@@ -82,6 +91,7 @@ class KafkaSession:
         self._cutter = FrameCutter(KAFKA, FRAME_BYTES_MAX, services.buffers)
         self._session = Session()
         self._in_flight = 0
+        self._bytes_in_flight = 0
         self._slot: trio.Event | None = None
 
     async def run(self, first: bytes) -> None:
@@ -134,14 +144,15 @@ class KafkaSession:
     # --- produce ------------------------------------------------------------------------------------
 
     async def _produce(self, frame: Frame, request: Request, asking: Asking) -> None:
-        while self._in_flight >= REQUESTS_IN_FLIGHT_MAX:
+        while self._in_flight >= REQUESTS_IN_FLIGHT_MAX or self._bytes_in_flight >= UNANSWERED_BYTES_MAX:
             self._slot = trio.Event()
             await self._slot.wait()
         self._in_flight += 1
+        self._bytes_in_flight += frame.size
 
         def done(body: Body, is_clean: bool, failed: DduomqError | None) -> None:
             frame.release(recycle=is_clean)
-            self._finished()
+            self._finished(frame.size)
             wants_none = request.body["acks"] == NO_ANSWER
             self._send(self._session.answer(request, None if wants_none else body))
             if wants_none and failed is not None:
@@ -149,8 +160,9 @@ class KafkaSession:
 
         await produce(asking, done)
 
-    def _finished(self) -> None:
+    def _finished(self, size: int) -> None:
         self._in_flight -= 1
+        self._bytes_in_flight -= size
         if self._slot is not None:
             self._slot.set()
             self._slot = None
