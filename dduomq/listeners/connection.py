@@ -33,6 +33,7 @@ class FilePart:
     size: int
 
 
+NEVER = float("inf")
 Chunk: TypeAlias = bytes | bytearray | memoryview | FilePart
 
 
@@ -49,6 +50,7 @@ class Connection:
         "_writing",
         "behind_since",
         "closed",
+        "frame_due",
         "last_heard",
         "last_sent",
     )
@@ -62,6 +64,7 @@ class Connection:
         self._scope: trio.CancelScope | None = None
         self._drained: trio.Event | None = None
         self.closed = False
+        self.frame_due = NEVER
         self.last_heard = now
         self.last_sent = now
         self.behind_since = now

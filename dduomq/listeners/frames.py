@@ -8,10 +8,12 @@ Always true: nothing is allocated for a length that was not checked.
 from collections.abc import Awaitable, Callable
 
 import attrs
+import trio
 
 from dduomq.errors import DduomqError, FrameTooLarge, WireError
+from dduomq.limits import FRAME_BYTES_PER_S_MIN, FRAME_TIMEOUT_MS
 from dduomq.listeners.buffers import Buffers
-from dduomq.listeners.connection import Connection
+from dduomq.listeners.connection import NEVER, Connection
 from dduomq.wire import frame
 
 
@@ -160,10 +162,20 @@ class FrameReader:
         """Until the client goes. Raises `WireError` for bytes that are no frame."""
         try:
             await self._consume(memoryview(first))
+            self._watch()
             while await self._receive():
                 pass
         finally:
             self._cutter.drop()
+
+    def _watch(self) -> None:
+        """A frame that has begun must come to its end: who only dribbles would hold its share of the budget."""
+        connection, cutter = self._connection, self._cutter
+        if not cutter.is_inside:
+            connection.frame_due = NEVER
+        elif connection.frame_due == NEVER:
+            seconds = FRAME_TIMEOUT_MS / 1000 + len(cutter.room()) / FRAME_BYTES_PER_S_MIN
+            connection.frame_due = trio.current_time() + seconds
 
     async def _receive(self) -> bool:
         cutter = self._cutter
@@ -176,6 +188,7 @@ class FrameReader:
         else:
             received = await self._connection.receive_into(self._scratch)
             await self._consume(self._scratch[:received])
+        self._watch()
         return received > 0
 
     async def _consume(self, view: memoryview) -> None:

@@ -145,6 +145,8 @@ class Server:
                 if connection.is_behind:
                     if now - max(connection.last_sent, connection.behind_since) > SEND_STALL_TIMEOUT_MS / 1000:
                         self._end(connection, "does not read its answers")
+                elif now > connection.frame_due:
+                    self._end(connection, "a request came too slowly")
                 elif now - connection.last_heard > idle_s:
                     self._end(connection, "silent for connections.idle.ms")
 
