@@ -102,6 +102,7 @@ class PartitionQueue:
         "_producer_id",
         "_ready",
         "_retrying",
+        "_trouble",
         "batch_bytes_max",
         "needs_epoch",
         "not_before",
@@ -127,6 +128,7 @@ class PartitionQueue:
         self._epoch = -1
         self._next_sequence = 0
         self._order = 0
+        self._trouble: DduomqError | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -232,6 +234,7 @@ class PartitionQueue:
     # --- answers ------------------------------------------------------------------------------------
 
     def succeeded(self, batch: Batch, part: native.ProducedPart) -> None:
+        self._trouble = None
         self._leave(batch)
         timestamp = part.append_time_ms
         for number, item in enumerate(batch.items):
@@ -242,6 +245,7 @@ class PartitionQueue:
 
     def failed(self, batch: Batch, error: DduomqError, now: float, backoff_s: float) -> None:
         """Send it again, or tell its records that it failed."""
+        self._trouble = error
         is_first = not any(held.order < batch.order for held in (*self._in_flight, *self._retrying))
         if isinstance(error, MAYBE_STORED):
             batch.was_sent = True
@@ -277,19 +281,28 @@ class PartitionQueue:
                 item.on_done(None, error)
 
     def expire(self, now: float) -> None:
-        """Give up what is too old and not under way."""
+        """Give up what is too old and not under way, and say what was in its way."""
         while self._open and self._open[0].deadline <= now:
             item = self._open.popleft()
             self._open_bytes -= item.size
             self.waiting_bytes -= item.size
             if item.on_done is not None:
-                item.on_done(None, RequestTimedOut("the record could not be sent in its delivery time"))
+                item.on_done(None, self._late())
         for batch in [held for held in (*self._ready, *self._retrying) if held.deadline <= now]:
             (self._ready if batch in self._ready else self._retrying).remove(batch)
             self._leave(batch)
             if batch.is_numbered:
                 self.needs_epoch = True
-            self._tell(batch, _final(batch, RequestTimedOut("the record could not be sent in its delivery time")))
+            self._tell(batch, _final(batch, self._late()))
+
+    def _late(self) -> DduomqError:
+        """Why time ran out: what the broker refused with, or what the last try met."""
+        text = "the record could not be sent in its delivery time"
+        if self._trouble is None:
+            return RequestTimedOut(text)
+        if isinstance(self._trouble, MAYBE_STORED):
+            return RequestTimedOut(f"{text}: {self._trouble.message}")
+        return self._trouble
 
     def fail_all(self, error: DduomqError) -> None:
         """The producer ends: tell everybody who still waits."""

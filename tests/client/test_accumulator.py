@@ -4,6 +4,7 @@ import pytest
 
 from dduomq.client.accumulator import IN_FLIGHT_MAX, Item, PartitionQueue
 from dduomq.errors import (
+    DiskFull,
     InvalidRecord,
     LeaderNotAvailable,
     MessageTooLarge,
@@ -201,3 +202,27 @@ def test_closing_tells_everybody(queue, results):
     queue.fail_all(OutcomeUnknown("closed"))
     assert set(results.ended.values()) == {OutcomeUnknown}
     assert len(results.ended) == 10
+
+
+def test_a_record_that_is_late_says_what_was_in_its_way(queue):
+    """A broker whose disk is full is not a slow network: who waits must read what to do."""
+    errors = []
+    for deadline in (5.0, 6.0):
+        queue.add(Item(1, None, b"v", [], deadline, lambda _result, error: errors.append(error)))
+        batch = queue.next_batch(0)
+        if batch is not None:
+            queue.failed(batch, DiskFull("free some space"), 1, 1)
+    queue.expire(10)
+    assert [(type(error), error.message) for error in errors] == [(DiskFull, "free some space")] * 2
+
+
+def test_a_record_that_was_never_sent_is_not_said_to_be_unknown(queue):
+    """What happened to the batch before it explains the delay, no more."""
+    errors = []
+    queue.add(Item(1, None, b"v", [], 5.0, lambda _result, error: errors.append(error)))
+    queue.failed(queue.next_batch(0), NetworkError("nobody answers"), 1, 1)
+    queue.add(Item(1, None, b"v", [], 5.0, lambda _result, error: errors.append(error)))
+    queue.expire(10)
+    unsent, sent = errors
+    assert (type(unsent), type(sent)) == (RequestTimedOut, OutcomeUnknown)
+    assert "nobody answers" in unsent.message
