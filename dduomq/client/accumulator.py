@@ -89,7 +89,10 @@ def seal(items: Sequence[Item], compression: Compression, deadline: float) -> Ba
 
 
 class PartitionQueue:
-    """The sending side of one partition. Times are seconds of a monotonic clock."""
+    """The sending side of one partition. Times are seconds of a monotonic clock.
+
+    Records gather up to `batch_bytes`; one that is larger leaves alone, if the topic takes it.
+    """
 
     __slots__ = (
         "_compression",
@@ -103,6 +106,7 @@ class PartitionQueue:
         "_ready",
         "_retrying",
         "_trouble",
+        "batch_bytes",
         "batch_bytes_max",
         "needs_epoch",
         "not_before",
@@ -111,9 +115,12 @@ class PartitionQueue:
         "waiting_bytes",
     )  # fmt: skip
 
-    def __init__(self, topic: str, partition: int, compression: Compression, batch_bytes_max: int) -> None:
+    def __init__(
+        self, topic: str, partition: int, compression: Compression, batch_bytes: int, batch_bytes_max: int
+    ) -> None:
         self.topic = topic
         self.partition = partition
+        self.batch_bytes = min(batch_bytes, batch_bytes_max)
         self.batch_bytes_max = batch_bytes_max
         self.waiting_bytes = 0
         self.needs_epoch = True
@@ -187,7 +194,7 @@ class PartitionQueue:
         if len(self._in_flight) >= IN_FLIGHT_MAX:
             return None
         if not self._ready:
-            is_full = self._open_bytes >= self.batch_bytes_max - HEADER_BYTES
+            is_full = self._open_bytes >= self.batch_bytes - HEADER_BYTES
             if self._open and (is_full or not self._in_flight):
                 self._seal_one()
         return self._send(self._ready.popleft()) if self._ready else None
@@ -209,7 +216,7 @@ class PartitionQueue:
             self._seal_one()
 
     def _seal_one(self) -> None:
-        room = self.batch_bytes_max - HEADER_BYTES
+        room = self.batch_bytes - HEADER_BYTES
         items = [self._open.popleft()]
         size = items[0].size
         while self._open and size + self._open[0].size <= room:

@@ -127,9 +127,9 @@ class Producer:
         if found is None:
             metadata = await self._refresh(topic)
             found = self._topics.setdefault(topic, [])
-            limit = min(self._options.batch_bytes, metadata.max_message_bytes)
+            options, limit = self._options, metadata.max_message_bytes
             for at in range(len(found), len(metadata.partitions)):
-                found.append(PartitionQueue(topic, at, self._options.compression, limit))
+                found.append(PartitionQueue(topic, at, options.compression, options.batch_bytes, limit))
         return found
 
     def forget(self, topic: str) -> None:
@@ -150,20 +150,12 @@ class Producer:
 
     async def put(self, queue: PartitionQueue, item: Item) -> None:
         """Hand a record over; waits while the buffer is full."""
-        while self._closed is None and self._waiting_bytes + item.size > self._options.buffer_bytes:
-            await self._wait_for_room()
-        self._check_open()
+        await self._make_room(item.size)
         queue.add(item)
         self._changed(queue, item.size)
 
     async def put_batch(self, queue: PartitionQueue, batch: Batch) -> None:
-        while (
-            self._closed is None
-            and self._waiting_bytes
-            and (self._waiting_bytes + len(batch.data) > self._options.buffer_bytes)
-        ):
-            await self._wait_for_room()
-        self._check_open()
+        await self._make_room(len(batch.data))
         queue.add_batch(batch)
         self._changed(queue, len(batch.data))
 
@@ -173,14 +165,15 @@ class Producer:
     def seal(self, messages: list[Item]) -> Batch:
         return seal(messages, self._options.compression, messages[0].deadline)
 
-    def _check_open(self) -> None:
+    async def _make_room(self, size: int) -> None:
+        """Wait until `size` more bytes fit; what is larger than the whole buffer may have it alone."""
+        room = self._options.buffer_bytes
+        while self._closed is None and self._waiting_bytes and self._waiting_bytes + size > room:
+            if self._room is None:
+                self._room = anyio.Event()
+            await self._room.wait()
         if self._closed is not None:
             raise self._closed
-
-    async def _wait_for_room(self) -> None:
-        if self._room is None:
-            self._room = anyio.Event()
-        await self._room.wait()
 
     def _changed(self, queue: PartitionQueue, added: int) -> None:
         self._waiting_bytes += added

@@ -42,7 +42,7 @@ def results():
 
 @pytest.fixture
 def queue():
-    made = PartitionQueue("t", 0, Compression.NONE, 1_000)
+    made = PartitionQueue("t", 0, Compression.NONE, 1_000, 1_000)
     made.identify(7, 0)
     return made
 
@@ -226,3 +226,18 @@ def test_a_record_that_was_never_sent_is_not_said_to_be_unknown(queue):
     unsent, sent = errors
     assert (type(unsent), type(sent)) == (RequestTimedOut, OutcomeUnknown)
     assert "nobody answers" in unsent.message
+
+
+def test_a_record_larger_than_a_batch_leaves_alone(results):
+    """How much gathers is the client's choice; how large a record may be is the topic's."""
+    queue = PartitionQueue("t", 0, Compression.NONE, 1_000, 5_000)
+    queue.identify(7, 0)
+    for name, size in (("a", 10), ("big", 3_000), ("b", 10)):
+        queue.add(results.item(name, size=size))
+    counts = []
+    while (batch := queue.next_batch(0)) is not None:
+        counts.append(batch.count)
+        queue.succeeded(batch, answer(0))
+    assert counts == [1, 1, 1]
+    with pytest.raises(MessageTooLarge, match="takes 5000"):
+        queue.add(results.item("huge", size=6_000))

@@ -3,6 +3,7 @@
 import attrs
 import pydantic
 import pytest
+import trio
 
 import dduomq
 from dduomq.config import Config
@@ -114,3 +115,16 @@ def test_a_file_with_unknown_keys_is_refused(tmp_path):
     file.write_text("retenton = 5\n")
     with pytest.raises(ConfigError, match=r"node\.toml.*'retenton'"):
         Config.load(["--config", str(file)], {})
+
+
+async def test_a_record_as_large_as_its_topic_allows_is_sent(tmp_path):
+    """Neither the size of a batch nor that of the buffer stands in its way."""
+    async with (
+        dduomq.open_node(tmp_path / "d", listen=None) as node,
+        node.connect(batch_bytes=1_000, buffer_bytes=1_000) as mq,
+    ):
+        await mq.admin.create_topic("large", partitions=1, config={"max.message.bytes": "4000000"})
+        with trio.fail_after(30):
+            await mq.send("large", b"x" * 3_000_000)
+            (record,) = await mq.pull("large")
+    assert len(record.value) == 3_000_000
