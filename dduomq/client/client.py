@@ -257,14 +257,19 @@ class Client:
     def _after_send(
         self, topic: str, message: Message, callback: Callable[[SendResult | None, DduomqError | None], Any] | None
     ) -> Callable[[SendResult | None, DduomqError | None], Any] | None:
-        if not self._interceptors:
-            return callback
+        """What to call at the end; an error raised in there ends the client, but only after its neighbours' ends."""
+        if not self._interceptors and callback is None:
+            return None
 
         def done(result: SendResult | None, error: DduomqError | None) -> None:
-            for interceptor in self._interceptors:
-                interceptor.after_send(topic, message, result, error)
-            if callback is not None:
-                callback(result, error)
+            try:
+                for interceptor in self._interceptors:
+                    interceptor.after_send(topic, message, result, error)
+                if callback is not None:
+                    callback(result, error)
+            except Exception as raised:
+                assert self._wire.tasks is not None
+                self._wire.tasks.start_soon(_raise, raised)
 
         return done
 
@@ -346,6 +351,10 @@ class Client:
             wait_s=wait,
             on_consume=self._before_consume if self._interceptors else None,
         )
+
+
+async def _raise(error: Exception) -> None:
+    raise error
 
 
 def _isolation(name: str) -> int:

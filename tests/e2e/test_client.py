@@ -128,3 +128,22 @@ async def test_a_record_as_large_as_its_topic_allows_is_sent(tmp_path):
             await mq.send("large", b"x" * 3_000_000)
             (record,) = await mq.pull("large")
     assert len(record.value) == 3_000_000
+
+
+async def test_a_callback_that_raises_does_not_keep_its_neighbours_from_their_end(tmp_path):
+    """Its error comes out of the client's block; all that went with it in one batch has ended."""
+    ended = []
+
+    def broken(_result, _error):
+        raise ValueError("in the callback")
+
+    async def send_two(node):
+        async with node.connect(linger=0.1) as mq:
+            await mq.send_async("t", "a", partition=0, callback=broken)
+            await mq.send_async("t", "b", partition=0, callback=lambda result, _: ended.append(result))
+            await mq.flush()
+
+    async with dduomq.open_node(tmp_path / "d", listen=None) as node:
+        with trio.fail_after(30), pytest.raises(ValueError, match="in the callback"):
+            await send_two(node)
+    assert [result.offset for result in ended] == [1]
