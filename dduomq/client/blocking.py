@@ -31,7 +31,7 @@ class BlockingAdmin:
 
 
 class BlockingReader:
-    """Iterate for records, for ever; or `pull` some."""
+    """Iterate for records, for ever, through lost connections; or `pull` some."""
 
     def __init__(self, portal: BlockingPortal, reader: Reader) -> None:
         self._portal = portal
@@ -50,9 +50,21 @@ class BlockingReader:
     def position(self, partition: int) -> int:
         return self._portal.call(self._reader.position, partition)
 
+    def pause(self, partition: int) -> None:
+        """Fetch nothing from it until `resume`."""
+        self._portal.call(self._reader.pause, partition)
+
+    def resume(self, partition: int) -> None:
+        self._portal.call(self._reader.resume, partition)
+
+    def batches(self) -> Iterator[list[Record]]:
+        """For ever: the records of one fetch after another. Lost connections are made again."""
+        while True:
+            yield self._portal.call(self._reader.take)
+
     def __iter__(self) -> Iterator[Record]:
         while True:
-            yield from self.pull(timeout=1.0)
+            yield self._reader.next_at_hand() or self._portal.call(self._reader.__anext__)
 
 
 class BlockingDelivery:

@@ -45,6 +45,11 @@ class Decoder:
         self._deserialize = deserialize
         self._aborted: set[int] = set()
 
+    def seek(self, offset: int) -> None:
+        """Go on from `offset`; what was aborted where it has been says nothing about there."""
+        self.position = offset
+        self._aborted.clear()
+
     def decode(self, data: memoryview, aborted: Sequence[tuple[int, int]]) -> list[Record]:
         """The records in `data`; `position` moves behind them. Raises `CorruptMessage`."""
         records: list[Record] = []
@@ -153,7 +158,7 @@ class Reader:
     def seek(self, partition: int, offset: int) -> None:
         """Go on from `offset`, forward or back."""
         self._buffered = deque(record for record in self._buffered if record.partition != partition)
-        self._decoder(partition).position = offset
+        self._decoder(partition).seek(offset)
 
     async def seek_to(self, start: Start, partition: int | None = None) -> None:
         """Go on from an offset, a time, 'earliest' or 'latest', in one partition or all."""
@@ -211,12 +216,18 @@ class Reader:
         count = min(max_records, len(self._buffered))
         return [self._buffered.popleft() for _ in range(count)]
 
+    async def take(self) -> list[Record]:
+        """What a `pull` has left over, or the next fetch's records; waits for some. Lost connections are made again."""
+        while not self._buffered:
+            self._buffered.extend(await self._fetch_surely())
+        records = list(self._buffered)
+        self._buffered.clear()
+        return records
+
     async def batches(self) -> AsyncIterator[list[Record]]:
         """For ever: the records of one fetch after another. Lost connections are made again."""
         while True:
-            records = await self._fetch_surely()
-            if records:
-                yield records
+            yield await self.take()
 
     async def _fetch_surely(self) -> list[Record]:
         try:
@@ -237,3 +248,7 @@ class Reader:
         while not self._buffered:
             self._buffered.extend(await self._fetch_surely())
         return self._buffered.popleft()
+
+    def next_at_hand(self) -> Record | None:
+        """The next record if it is here already."""
+        return self._buffered.popleft() if self._buffered else None

@@ -1,5 +1,7 @@
 """Serializers, interceptors and the node's configuration, as users meet them."""
 
+from contextlib import aclosing
+
 import attrs
 import pydantic
 import pytest
@@ -147,3 +149,15 @@ async def test_a_callback_that_raises_does_not_keep_its_neighbours_from_their_en
         with trio.fail_after(30), pytest.raises(ValueError, match="in the callback"):
             await send_two(node)
     assert [result.offset for result in ended] == [1]
+
+
+async def test_batches_begin_with_what_a_pull_has_left_over(tmp_path):
+    """No way of reading skips what another has fetched."""
+    async with dduomq.open_node(tmp_path / "d", listen=None) as node, node.connect() as mq:
+        await mq.send_batch("t", [str(number) for number in range(10)], partition=0)
+        async with mq.reader("t", partitions=[0]) as reader:
+            await reader.pull(max_records=3)
+            with trio.fail_after(30):
+                async with aclosing(reader.batches()) as batches:
+                    records = await anext(batches)
+    assert [record.offset for record in records] == list(range(3, 10))

@@ -224,6 +224,24 @@ def test_the_blocking_client(tmp_path):
         assert [t.name for t in mq.admin.list_topics()] == ["plain"]
 
 
+def test_a_blocking_reader_goes_on_when_the_node_is_back(tmp_path):
+    """Iterating waits for a lost node, and skips nothing that was fetched and not yet looked at."""
+    with running(tmp_path / "d") as node, dduomq.blocking.connect(node.address) as mq:
+        mq.send_batch("t", ["a", "b", "c"], partition=0)
+        with mq.reader("t", partitions=[0]) as reader:
+            assert next(iter(reader)).value == b"a"
+            assert [record.value for record in reader.pull()] == [b"b", b"c"]
+            reader.pause(0)
+            assert reader.pull(timeout=0.1) == []
+            reader.resume(0)
+            node.kill()
+            with running(tmp_path / "d", port=node.port):
+                mq.send("t", "d", partition=0)
+                assert next(iter(reader)).value == b"d"
+                mq.send("t", "e", partition=0)
+                assert [record.value for record in next(reader.batches())] == [b"e"]
+
+
 async def test_an_embedded_node_needs_no_port(tmp_path):
     """`node.connect()` reaches it inside the process, large answers too."""
     async with dduomq.open_node(tmp_path / "d", listen=None) as node, node.connect() as mq:
