@@ -69,6 +69,7 @@ class Wire:
         self._dial = dial
         self._connection: Connection | None = None
         self._lock = anyio.Lock()
+        self.is_closed = False
         self.tasks: anyio.abc.TaskGroup | None = None
         self.server: native.HelloAnswer | None = None
 
@@ -82,6 +83,8 @@ class Wire:
             return self._connection
 
     async def _connect(self) -> Connection:
+        if self.is_closed:
+            raise UsageError("this client is closed: its `with` block has ended")
         assert self.tasks is not None
         failures = []
         for host, port in self._addresses:
@@ -238,6 +241,8 @@ class Client:
     ) -> tuple[Delivery, PartitionQueue]:
         partition = fields.get("partition")
         known = {name: content for name, content in fields.items() if name != "partition"}
+        if known and isinstance(value, Message):
+            raise UsageError(f"a Message has fields of its own; give {', '.join(known)} to it")
         message = value if isinstance(value, Message) else Message(value, **known)
         message = self._before_send(topic, message)
         queues = await producer.queues(topic)
@@ -409,6 +414,7 @@ async def connect(
         request_timeout_s=request_timeout,
         compression=parse_compression(compression),
     )
+    options.check()
     wire = Wire(parse_addresses(address), client_id, dial)
     client = Client(
         wire,
@@ -429,6 +435,7 @@ async def connect(
             with anyio.move_on_after(CLOSE_TIMEOUT_S):
                 await client.flush()
         finally:
+            wire.is_closed = True
             tasks.cancel_scope.cancel()
 
 

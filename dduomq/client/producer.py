@@ -17,7 +17,7 @@ from dduomq.client.accumulator import Batch, Item, PartitionQueue, seal
 from dduomq.client.conn import Pending
 from dduomq.client.partitioners import Strategy, by_key
 from dduomq.client.record import SendResult
-from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, from_code
+from dduomq.errors import DduomqError, OutcomeUnknown, UsageError, from_code
 from dduomq.ports import Buffer
 from dduomq.wire import native
 from dduomq.wire.compress import Compression
@@ -40,6 +40,15 @@ class ProducerOptions:
     retry_backoff_s: float = 0.05
     retry_backoff_max_s: float = 1.0
     compression: Compression = Compression.NONE
+
+    def check(self) -> None:
+        """Raises `UsageError` for numbers that make no sense."""
+        if self.linger_s < 0:
+            raise UsageError(f"linger is 0 or more seconds, not {self.linger_s}")
+        for name in ("batch_bytes", "buffer_bytes", "delivery_timeout_s", "request_timeout_s"):
+            value = getattr(self, name)
+            if value <= 0:
+                raise UsageError(f"{name.removesuffix('_s')} must be more than 0, not {value}")
 
 
 class Delivery:
@@ -146,7 +155,12 @@ class Producer:
             return queues[by_key(key, count)]
         if count == 1:
             return queues[0]
-        return queues[self._strategy(count, [queue.waiting_bytes for queue in queues])]
+        chosen = self._strategy(count, [queue.waiting_bytes for queue in queues])
+        if not 0 <= chosen < count:
+            raise UsageError(
+                f"the partitioner chose {chosen}, topic {queues[0].topic!r} has partitions 0 to {count - 1}"
+            )
+        return queues[chosen]
 
     async def put(self, queue: PartitionQueue, item: Item) -> None:
         """Hand a record over; waits while the buffer is full."""
@@ -201,7 +215,7 @@ class Producer:
                         await anyio.sleep(self._options.linger_s)
                     await self._send_what_waits(requests)
         finally:
-            self._closed = NetworkError("the client is closed")
+            self._closed = UsageError("this client is closed: its `with` block has ended")
             for queue in list(self._active):
                 queue.fail_all(OutcomeUnknown("the client was closed before an answer came"))
             self._active.clear()

@@ -161,3 +161,33 @@ async def test_batches_begin_with_what_a_pull_has_left_over(tmp_path):
                 async with aclosing(reader.batches()) as batches:
                     records = await anext(batches)
     assert [record.offset for record in records] == list(range(3, 10))
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"linger": -1}, "linger is 0 or more"),
+        ({"batch_bytes": 0}, "batch_bytes must be more than 0"),
+        ({"buffer_bytes": -5}, "buffer_bytes must be more than 0, not -5"),
+        ({"request_timeout": 0}, "request_timeout must be more than 0"),
+        ({"delivery_timeout": -1}, "delivery_timeout must be more than 0"),
+    ],
+)
+async def test_options_that_make_no_sense_are_refused_before_anything_is_sent(options, hint):
+    """Not by a hang, nor by an error of the machinery inside."""
+    with pytest.raises(UsageError, match=hint):
+        await dduomq.connect("127.0.0.1:1", **options).__aenter__()
+
+
+async def test_mistakes_in_a_send_say_what_is_wrong(tmp_path):
+    """A partitioner's wild answer, fields beside a message that has its own, a client that is closed."""
+    async with dduomq.open_node(tmp_path / "d", listen=None) as node:
+        async with node.connect(partitioner=lambda _count, _waiting: 99) as mq:
+            with pytest.raises(UsageError, match="chose 99, topic 't' has partitions 0 to 3"):
+                await mq.send("t", "x")
+            with pytest.raises(UsageError, match="give key to it"):
+                await mq.send("t", dduomq.Message("x"), key="k")
+        with pytest.raises(UsageError, match="this client is closed"):
+            await mq.send("t", "x", partition=0)
+        with pytest.raises(UsageError, match="this client is closed"):
+            await mq.pull("t")
