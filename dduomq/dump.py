@@ -16,8 +16,9 @@ from dduomq.dumping.bounds import Bound, Bounds, parse_bound
 from dduomq.dumping.printing import Printer, Style
 from dduomq.dumping.targets import Kind, Target, expand
 from dduomq.dumping.verify import Verdict, verify
-from dduomq.errors import ConfigError, DduomqError
+from dduomq.errors import ConfigError, DduomqError, InvalidTopic, UsageError
 
+MISTAKES = (ConfigError, InvalidTopic, UsageError)
 EXAMPLES = """\
 examples:
   dduomq-dump dduomq-data/topics/orders-0/00000000000000000000.log
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     bound = "offset (1234) or time (2026-05-01T12:00:00Z, 1714557600000ms)"
     which.add_argument("--from", dest="start", metavar="WHERE", help=f"first {bound}; default: the beginning")
     which.add_argument("--to", dest="stop", metavar="WHERE", help="where to stop, not included; default: the end")
-    which.add_argument("--max", type=int, metavar="N", help="print N records at most; default: all")
+    which.add_argument("--max", type=int, metavar="N", help="N records at most; default: all")
     how = parse.add_argument_group("how to print")
     how.add_argument("--json", action="store_true", help="one JSON object a line")
     how.add_argument("--batches", "--headers-only", action="store_true", help="batch headers only, no records")
@@ -63,8 +64,21 @@ def _bounds(options: argparse.Namespace) -> Bounds:
     return Bounds(start, stop)
 
 
+def _check(options: argparse.Namespace) -> None:
+    """Raises `ConfigError` for options that would be left aside without a word."""
+    for name in ("max", "cut"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise ConfigError(f"--{name} wants 0 or more, not {value}")
+    if options.verify and (options.start, options.stop, options.max) != (None, None, None):
+        raise ConfigError("--verify looks at the whole of a file; leave --from, --to and --max out")
+    if options.partition is not None and options.replay is None:
+        raise ConfigError("--partition says where --replay publishes; to print one, name its directory")
+
+
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit code. Raises `DduomqError` and `OSError`."""
+    _check(options)
     bounds = _bounds(options)
     if options.verify:
         return _verify(expand(options.paths, logs_only=False), as_json=options.json)
@@ -89,7 +103,11 @@ def _print(options: argparse.Namespace, bounds: Bounds) -> int:
         if printer.is_done:
             break
         printer.show(target, title=len(targets) > 1)
-    return 1 if printer.is_damaged else 0
+    if printer.damage is None:
+        return 0
+    sys.stdout.flush()
+    print(f"error: damaged: {printer.damage}; --verify says more", file=sys.stderr)
+    return 1
 
 
 def _verify(targets: list[Target], *, as_json: bool) -> int:
@@ -143,7 +161,7 @@ def _replay(options: argparse.Namespace, bounds: Bounds) -> int:
     targets = [target for target in expand(options.paths, logs_only=True) if target.kind is Kind.LOG]
     if not targets:
         raise ConfigError("only .log files can be replayed")
-    count = replay(targets, bounds, options.replay, options.partition)
+    count = replay(targets, bounds, options.replay, options.partition, options.max)
     print(f"{count:,} records published to {options.replay}", file=sys.stderr)
     return 0
 
@@ -159,7 +177,7 @@ def cli(args: Sequence[str] | None = None) -> NoReturn:
     try:
         code = run(options)
         sys.stdout.flush()
-    except ConfigError as error:
+    except MISTAKES as error:
         _fail(error.message, 2)
     except DduomqError as error:
         _fail(error.message, 1)

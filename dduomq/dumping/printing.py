@@ -43,14 +43,15 @@ class Style:
 
 
 class Printer:
-    """Prints targets one after another; `is_damaged` tells afterwards whether all was sound."""
+    """Prints targets one after another; `damage` tells afterwards where the first thing was that is not sound."""
 
     def __init__(self, out: TextIO, bounds: Bounds, style: Style) -> None:
         self._out = out
         self._bounds = bounds
         self._style = style
         self._left = style.records_max
-        self.is_damaged = False
+        self._path = Path()
+        self.damage: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -59,6 +60,7 @@ class Printer:
 
     def show(self, target: Target, *, title: bool) -> None:
         """Print one file, under its name where there are several."""
+        self._path = target.path
         if title and not self._style.json and not self._style.values_only:
             self._line(f"# {target.path}")
         if target.kind is Kind.LOG:
@@ -66,10 +68,9 @@ class Printer:
             return
         try:
             for row in rows(target):
-                self._line(json.dumps({"file": str(target.path), **row}) if self._style.json else row_text(row))
+                self._row(row, row_text(row))
         except CorruptMessage as error:
-            self.is_damaged = True
-            self._line(f"DAMAGE at 0: {error.message}")
+            self._broken(0, error.message)
 
     def _log(self, target: Target) -> None:
         with LogFile(target.path) as log:
@@ -80,9 +81,10 @@ class Printer:
                 if isinstance(found, Batch):
                     self._batch(found)
                     continue
-                self.is_damaged |= not isinstance(found, Tail)
+                if not isinstance(found, Tail):
+                    self._note_damage(found.position)
                 if not self._style.values_only:
-                    self._line(json.dumps(trouble_json(found)) if self._style.json else trouble_text(found))
+                    self._row(trouble_json(found), trouble_text(found))
 
     def _is_read(self, header: BatchHeader) -> bool:
         return self._bounds.may_hold(header)
@@ -90,7 +92,8 @@ class Printer:
     def _batch(self, batch: Batch) -> None:
         if not self._bounds.may_hold(batch.header):
             return
-        self.is_damaged |= not batch.crc_is_right
+        if not batch.crc_is_right:
+            self._note_damage(batch.position)
         records = self._records(batch)
         if not self._style.records:
             if self._bounds.is_open or self._has_any(batch):
@@ -119,8 +122,7 @@ class Printer:
         try:
             found = decode(batch.data)
         except CorruptMessage as error:
-            self.is_damaged = True
-            self._line(f"DAMAGE at {batch.position}: {error.message}")
+            self._broken(batch.position, error.message)
             return
         for record in found:
             if self._bounds.holds(record.offset, record.timestamp_ms):
@@ -128,7 +130,7 @@ class Printer:
 
     def _batch_line(self, batch: Batch) -> None:
         if self._style.batches and not self._style.values_only:
-            self._line(json.dumps(batch_json(batch)) if self._style.json else batch_text(batch))
+            self._row(batch_json(batch), batch_text(batch))
 
     def _record(self, record: StoredRecord, *, control: bool) -> None:
         style = self._style
@@ -137,11 +139,25 @@ class Printer:
         if style.values_only:
             self._line(bytes_text(record.value))
         elif style.json:
-            self._line(json.dumps(record_json(record, control=control, values=style.values), ensure_ascii=False))
+            self._row(record_json(record, control=control, values=style.values), "")
         else:
             self._line(record_text(record, control=control, values=style.values, size_max=style.cut))
         if self._left is not None:
             self._left -= 1
+
+    def _broken(self, position: int, why: str) -> None:
+        """What can't be read although its CRC is right, or what has none."""
+        self._note_damage(position)
+        self._row({"type": "damage", "position": position, "why": why}, f"DAMAGE at {position}: {why}")
+
+    def _note_damage(self, position: int) -> None:
+        self.damage = self.damage or f"{self._path} at byte {position}"
+
+    def _row(self, row: dict[str, object], text: str) -> None:
+        """One line, as people or programs want it: a program can tell each line's file."""
+        if self._style.json:
+            text = json.dumps({"file": str(self._path), **row}, ensure_ascii=False)
+        self._line(text)
 
     def _line(self, text: str) -> None:
         self._out.write(text + "\n")

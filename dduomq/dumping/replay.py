@@ -6,6 +6,7 @@ CRC is wrong stops the replay before anything of it is sent; what was handed ove
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from dduomq.dumping.bounds import Bounds
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dduomq.client.producer import Delivery
 
 WAITING_MAX = 10_000
+RECORDS_PER_LOOK = 100  # the progress bar is told after so many
 
 
 def parse_destination(text: str) -> tuple[str, str]:
@@ -45,34 +47,40 @@ def records_of(targets: Iterable[Target], bounds: Bounds, progress: list[int]) -
                         yield from (r for r in decode(found.data) if bounds.holds(r.offset, r.timestamp_ms))
 
 
-def replay(targets: list[Target], bounds: Bounds, destination: str, partition: int | None) -> int:
-    """Publish the records to `destination`, with a progress bar on a terminal; how many were stored."""
+def replay(
+    targets: list[Target], bounds: Bounds, destination: str, partition: int | None, records_max: int | None = None
+) -> int:
+    """Publish at most `records_max` records to `destination`, with a progress bar on a terminal; how many it were."""
     import anyio
 
     address, topic = parse_destination(destination)
-    return anyio.run(_replay, targets, bounds, address, topic, partition, backend="trio")
+    done = [0]
+    records = islice(records_of(targets, bounds, done), records_max)
+    total = sum(target.path.stat().st_size for target in targets)
+    return anyio.run(_publish, records, done, total, address, topic, partition, backend="trio")
 
 
-async def _replay(targets: list[Target], bounds: Bounds, address: str, topic: str, partition: int | None) -> int:
+async def _publish(
+    records: Iterator[StoredRecord], done: list[int], total: int, address: str, topic: str, partition: int | None
+) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from dduomq.client.client import connect
 
-    total = sum(target.path.stat().st_size for target in targets)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    done = [0]
     async with connect(address, client_id="dduomq-dump") as mq:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(f"replaying to {topic}", total=total)
             sent = 0
             waiting: deque[Delivery] = deque()
-            for record in records_of(targets, bounds, done):
+            for record in records:
                 waiting.append(await _send(mq, topic, record, partition))
                 sent += 1
                 if len(waiting) > WAITING_MAX:
                     await waiting.popleft()
+                if sent % RECORDS_PER_LOOK == 0:
                     bar.update(task, completed=done[0])
             for delivery in waiting:
                 await delivery

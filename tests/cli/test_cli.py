@@ -254,3 +254,20 @@ def test_dumped_log_is_replayed(shell: Shell, tmp_path: Path) -> None:
         (key.decode(), value.decode(), at) for at, key, value, _ in stored[2:]
     ]
     assert found[0]["headers"] == [{"name": "h", "value": "x"}]
+
+
+def test_a_replay_stops_where_told_and_wants_a_real_topic(shell: Shell, tmp_path: Path) -> None:
+    """`--max` bounds what is published as it bounds what is printed; a wrong name is a wrong command."""
+    log = tmp_path / "00000000000000000000.log"
+    log.write_bytes(bytes(encode([(1_700_000_000_000, None, b"v", []) for _ in range(5)])))
+    server = shell.environment["DDUOMQ_SERVER"]
+    ended = [
+        subprocess.run(
+            [sys.executable, "-m", "dduomq.dump", "--max", "2", "--replay", f"{server}/{topic}", str(log)],
+            capture_output=True, text=True, env=shell.environment, check=False,
+        )
+        for topic in ("replay-max", "not allowed")
+    ]  # fmt: skip
+    assert [done.returncode for done in ended] == [0, 2]
+    assert ended[0].stderr == f"2 records published to {server}/replay-max\n"
+    assert len(objects(shell("consume", "replay-max", "--json"))) == 2

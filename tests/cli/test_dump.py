@@ -246,6 +246,10 @@ def test_a_wrong_count_of_records_is_damage(tmp_path: Path, capsys: pytest.Captu
         (["--from", "soon", "."], "neither an offset"),
         (["--replay", "localhost", "."], "HOST:PORT/TOPIC"),
         (["pyproject.toml"], "not a file of a log"),
+        (["--max", "-1", "."], "--max wants 0 or more"),
+        (["--cut", "-1", "."], "--cut wants 0 or more"),
+        (["--verify", "--from", "5", "."], "leave --from, --to and --max out"),
+        (["--partition", "1", "."], "says where --replay publishes"),
     ],
 )
 def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], args: list[str], hint: str) -> None:
@@ -271,3 +275,23 @@ def test_closed_pipe_is_quiet(partition: Path) -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("how", ["--records", "--values", "--json", "--batches"])
+def test_damage_is_never_passed_over_in_silence(partition: Path, capsys: pytest.CaptureFixture[str], how: str) -> None:
+    """Whatever is printed, standard error says that something is missing, and where."""
+    log = partition / f"{0:020d}.log"
+    data = bytearray(log.read_bytes())
+    position = len(make_batch(0))
+    data[position + 70] ^= 1
+    log.write_bytes(data)
+    code, _, err = run(capsys, how, log)
+    assert code == 1
+    assert f"{log} at byte {position}" in err
+
+
+def test_each_json_line_names_its_file(partition: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With many partitions in one stream, a program can tell them apart."""
+    code, out, _ = run(capsys, "--json", partition, *partition.glob("*.index"))
+    files = {Path(json.loads(line)["file"]).name for line in out.splitlines()}
+    assert (code, len(files)) == (0, 4)
