@@ -9,7 +9,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import NoReturn
 
 from dduomq.dumping.bounds import Bound, Bounds, parse_bound
@@ -25,7 +27,7 @@ examples:
   dduomq-dump dduomq-data/topics/orders-0                     all segments of a partition
   dduomq-dump --from 1000 --max 10 dduomq-data/topics/orders-0
   dduomq-dump --from 2026-05-01T12:00:00Z --json FILE.log | jq .value
-  dduomq-dump --verify dduomq-data                            everything a node keeps
+  dduomq-dump --verify dduomq-data                            all topics of a node
   dduomq-dump --replay localhost:6086/orders-again FILE.log
 """
 
@@ -112,9 +114,10 @@ def _print(options: argparse.Namespace, bounds: Bounds) -> int:
 
 def _verify(targets: list[Target], *, as_json: bool) -> int:
     verdicts = []
-    for verdict in verify(targets):
-        verdicts.append(verdict)
-        print(json.dumps(_verdict_json(verdict)) if as_json else _verdict_text(verdict))
+    with _verify_progress(targets) as (progress, say):
+        for verdict in verify(targets, progress):
+            verdicts.append(verdict)
+            say(json.dumps(_verdict_json(verdict)) if as_json else _verdict_text(verdict))
     faults = [fault for verdict in verdicts for fault in verdict.faults]
     if faults:
         sys.stdout.flush()
@@ -125,6 +128,25 @@ def _verify(targets: list[Target], *, as_json: bool) -> int:
         size = sum(verdict.bytes for verdict in verdicts)
         print(f"all is well: {len(verdicts)} files, {records:,} records, {size:,} bytes")
     return 0
+
+
+@contextmanager
+def _verify_progress(targets: list[Target]) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    """What is told of the bytes gone through, and what prints a line: with a bar below while a person looks on."""
+    if not sys.stderr.isatty():
+        yield lambda _: None, print
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    is_seen = sys.stdout.isatty()
+    console = Console(stderr=not is_seen)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    total = sum(target.path.stat().st_size for target in targets if target.kind is Kind.LOG)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task("verifying", total=total)
+        say = partial(console.print, soft_wrap=True, markup=False, highlight=False, emoji=False) if is_seen else print
+        yield lambda size: bar.advance(task, size), say
 
 
 def _verdict_text(verdict: Verdict) -> str:

@@ -5,12 +5,14 @@ Always true: trailing zeros of an index that Kafka has preallocated are no entri
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from dduomq.dumping.show import time_text
 from dduomq.dumping.targets import Kind, Target
 from dduomq.errors import CorruptMessage
-from dduomq.log import index, producers, time_index
+from dduomq.log import epochs, index, producers, time_index
+from dduomq.log.plans import decode_number
 
 _TXN = struct.Struct(">hqqqq")
 Row = dict[str, object]
@@ -47,6 +49,20 @@ def rows(target: Target) -> Iterator[Row]:
             text = target.path.read_text(encoding="utf-8", errors="replace")
             for line in text.splitlines():
                 yield {"type": "line", "text": line}
+
+
+def wrong_checkpoint(path: Path) -> str | None:
+    """What is wrong with one of the small text files, None if all is well."""
+    data = path.read_bytes()
+    if path.name == epochs.NAME:
+        cache = epochs.decode(data)
+        rise = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(cache.entries))
+        is_right = cache.encode().split() == data.split() and rise
+        return None if is_right else "not a version, a count, and epochs with offsets that rise"
+    if path.name == "partition.metadata":
+        head = b"version: 0\ntopic_id: "  # a crash may have cut it short
+        return None if head.startswith(data[: len(head)]) else "not a version and a topic_id"
+    return "not a version and an offset" if decode_number(data) is None else None
 
 
 def _producers(data: bytes) -> Iterator[Row]:

@@ -18,6 +18,7 @@ from dduomq.wire.batch import HEADER_BYTES, MAGIC, BatchHeader, crc_of, read_hea
 
 CHUNK_BYTES = MIB
 BATCH_BYTES_BELIEVED_MAX = 256 * MIB  # a header that claims more is taken for damage, not read
+ZEROS = "zeros"
 _MAGIC_AT = 16
 
 
@@ -109,8 +110,10 @@ def _at(log: LogFile, position: int, expected: int, wanted: Callable[[BatchHeade
     try:
         header = read_header(log.read(position, min(HEADER_BYTES, left)))
     except CorruptMessage as error:
-        if left < HEADER_BYTES or _is_zero(log, position):
-            return Tail(position, left, "zeros" if left >= HEADER_BYTES else "less than a batch header")
+        if _is_zero(log, position):
+            return Tail(position, left, ZEROS)
+        if left < HEADER_BYTES:
+            return Tail(position, left, "less than a batch header")
         return _damage(log, position, expected, error.message) or Damage(position, left, error.message)
     if header.size > left or header.size > BATCH_BYTES_BELIEVED_MAX:
         why = f"a batch of {header.size} bytes, of which {left} are here"

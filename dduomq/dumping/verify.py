@@ -1,8 +1,9 @@
 """`--verify`: is a log what it should be?
 
 Looked at: the CRC of each batch; offsets that rise, within a segment and from one to the next; leader epochs
-that never fall; index and time index entries that point at what they say; snapshots and checkpoints that can
-be read. Always true: indexes are read before their log, so that a running node never looks wrong.
+that never fall; a tail that is incomplete although the log goes on in a later segment; index and time index
+entries that point at what they say; snapshots and checkpoints that can be read. Always true: indexes are read
+before their log, so that a running node never looks wrong.
 """
 
 from collections import deque
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import attrs
 
-from dduomq.dumping.beside import index_entries, rows, time_index_entries
-from dduomq.dumping.scan import Batch, Damage, LogFile, Tail, scan
+from dduomq.dumping.beside import index_entries, rows, time_index_entries, wrong_checkpoint
+from dduomq.dumping.scan import ZEROS, Batch, Damage, LogFile, Tail, scan
 from dduomq.dumping.show import time_text
 from dduomq.dumping.targets import Kind, Target
 from dduomq.errors import CorruptMessage
+from dduomq.log import index, time_index
+from dduomq.log.segment import parse_name
 from dduomq.wire.batch import BatchHeader
 
 Progress = Callable[[int], None]
@@ -54,6 +57,7 @@ class Verdict:
 def verify(targets: Iterable[Target], progress: Progress = lambda _: None) -> Iterator[Verdict]:
     """One verdict for each segment (its indexes with it) and each other file. `progress` gets bytes done."""
     done: set[Path] = set()
+    newest: dict[Path, int] = {}
     before: tuple[Path, int] | None = None
     for target in targets:
         path = target.path
@@ -71,14 +75,25 @@ def verify(targets: Iterable[Target], progress: Progress = lambda _: None) -> It
             yield _verify_small(target)
             continue
         end = before[1] if before is not None and before[0] == path.parent else None
-        verdict = _Segment(path, target.base_offset, end, progress).verify()
+        if path.parent not in newest:
+            newest[path.parent] = _newest_segment(path.parent)
+        is_newest = target.base_offset >= newest[path.parent]
+        verdict = _Segment(path, target.base_offset, end, is_newest, progress).verify()
         before = (path.parent, verdict.next_offset)
         yield verdict
+
+
+def _newest_segment(directory: Path) -> int:
+    """The base offset of the segment that is written to, -1 if there is none."""
+    names = (parse_name(path.name, Kind.LOG.value) for path in directory.glob("*" + Kind.LOG.value))
+    return max((base for base in names if base is not None), default=-1)
 
 
 def _verify_small(target: Target) -> Verdict:
     verdict = Verdict(target.path)
     try:
+        if target.kind is Kind.CHECKPOINT and (why := wrong_checkpoint(target.path)):
+            verdict.fault(0, why)
         for _ in rows(target):
             pass
     except CorruptMessage as error:
@@ -89,10 +104,11 @@ def _verify_small(target: Target) -> Verdict:
 class _Segment:
     """One `.log` with its indexes, walked once."""
 
-    def __init__(self, path: Path, base_offset: int, before: int | None, progress: Progress) -> None:
+    def __init__(self, path: Path, base_offset: int, before: int | None, is_newest: bool, progress: Progress) -> None:
         self._path = path
         self._base = base_offset
         self._before = before
+        self._is_newest = is_newest
         self._progress = progress
         self._index_path = path.with_suffix(Kind.INDEX.value)
         self._times_path = path.with_suffix(Kind.TIME_INDEX.value)
@@ -105,6 +121,10 @@ class _Segment:
     def verify(self) -> Verdict:
         verdict = self._verdict
         verdict.index_entries = len(self._index) + len(self._times)
+        for path, entry_bytes in ((self._index_path, index.ENTRY_BYTES), (self._times_path, time_index.ENTRY_BYTES)):
+            rest = path.stat().st_size % entry_bytes if path.exists() else 0
+            if rest:
+                verdict.notes.append(f"{path.name} ends inside an entry, {rest} bytes of it: being written, or torn")
         if self._before is not None and self._base < self._before:
             verdict.fault(0, f"begins at offset {self._base}, the segment before ends at {self._before}")
         elif self._before is not None and self._base > self._before:
@@ -117,7 +137,7 @@ class _Segment:
                     self._damaged = True
                     verdict.fault(found.position, f"{found.size} bytes are no batch: {found.why}")
                 else:
-                    verdict.notes.append(_tail_text(found))
+                    self._tail(found)
                 self._progress(found.header.size if isinstance(found, Batch) else found.size)
             verdict.bytes = log.size
         self._left_over()
@@ -141,6 +161,15 @@ class _Segment:
         if verdict.first_offset is None:
             verdict.first_offset = header.base_offset
         verdict.next_offset = max(header.next_offset, verdict.next_offset)
+
+    def _tail(self, tail: Tail) -> None:
+        """What ends too early is being written or torn; in a segment that others follow, something is lost."""
+        text = f"incomplete tail of {tail.size} bytes"
+        if self._is_newest or tail.why == ZEROS:
+            self._verdict.notes.append(f"{text} at byte {tail.position} ({tail.why}): being written, or torn")
+            return
+        self._damaged = True
+        self._verdict.fault(tail.position, f"{text} ({tail.why}), and later segments follow")
 
     def _check_index(self, batch: Batch) -> None:
         while self._index and self._index[0][1][1] <= batch.position:
@@ -183,7 +212,3 @@ def _entries(read: Callable[[Path], list[tuple[int, int]]], path: Path) -> list[
         return read(path)
     except FileNotFoundError:
         return []
-
-
-def _tail_text(tail: Tail) -> str:
-    return f"incomplete tail of {tail.size} bytes at byte {tail.position} ({tail.why}): being written, or torn"

@@ -295,3 +295,64 @@ def test_each_json_line_names_its_file(partition: Path, capsys: pytest.CaptureFi
     code, out, _ = run(capsys, "--json", partition, *partition.glob("*.index"))
     files = {Path(json.loads(line)["file"]).name for line in out.splitlines()}
     assert (code, len(files)) == (0, 4)
+
+
+def test_a_tail_is_torn_only_where_the_log_ends(partition: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A segment that others follow is written to by nobody: what is missing at its end is lost."""
+    first, last = (partition / f"{base:020d}.log" for base in (0, 50))
+    for name in ("index", "timeindex"):
+        for log in (first, last):
+            log.with_suffix(f".{name}").unlink()
+    last.write_bytes(last.read_bytes()[:-5])
+    assert run(capsys, "--verify", partition)[0] == 0
+    position = len(first.read_bytes()) - len(make_batch(40, Compression.NONE))
+    first.write_bytes(first.read_bytes()[:-5])
+    code, _, err = run(capsys, "--verify", partition)
+    assert code == 1
+    assert f"the first: {first} at byte {position}: incomplete tail" in err
+
+
+def test_an_index_that_ends_inside_an_entry_is_noted(partition: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A running node may be writing it; a dead one's is mended by recovery."""
+    path = partition / f"{50:020d}.index"
+    path.write_bytes(path.read_bytes() + b"abc")
+    code, out, _ = run(capsys, "--verify", partition)
+    assert (code, f"{path.name} ends inside an entry, 3 bytes of it" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("leader-epoch-checkpoint", "0\n2\n0 0\n3 50\n", "0\n2\n3 50\n0 0\n"),
+        ("leader-epoch-checkpoint", "0\n0\n", "0\n7\n0 0\n"),
+        ("partition.metadata", "version: 0\ntopic_id: abc\n", "garbage"),
+        ("partition.metadata", "", "topic_id: abc\n"),
+        ("recovery-point", "0\n17\n", "\x00\x00"),
+        ("log-start-offset", "0\n17\n", "0\nx\n"),
+    ],
+)
+def test_checkpoints_are_verified(
+    partition: Path, capsys: pytest.CaptureFixture[str], name: str, good: str, bad: str
+) -> None:
+    """The small files count, too."""
+    (partition / name).write_text(good)
+    assert run(capsys, "--verify", partition)[0] == 0
+    (partition / name).write_text(bad)
+    code, _, err = run(capsys, "--verify", partition)
+    assert (code, f"{partition / name} at byte 0" in err) == (1, True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_verifying_shows_how_far_it_is(partition: Path) -> None:
+    """A person at a terminal sees a bar, which is gone at the end; a pipe gets the verdicts alone."""
+    import pty
+
+    terminal, slave = pty.openpty()
+    command = [sys.executable, "-m", "dduomq.dump", "--verify", str(partition)]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=slave, env=environment, check=True)
+    os.close(slave)
+    seen = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert "verifying" in seen
+    assert done.stdout.decode().splitlines()[-1].startswith("all is well")
