@@ -183,8 +183,10 @@ def _replay(options: argparse.Namespace, bounds: Bounds) -> int:
     targets = [target for target in expand(options.paths, logs_only=True) if target.kind is Kind.LOG]
     if not targets:
         raise ConfigError("only .log files can be replayed")
-    count = replay(targets, bounds, options.replay, options.partition, options.max)
+    count, left_out = replay(targets, bounds, options.replay, options.partition, options.max)
     print(f"{count:,} records published to {options.replay}", file=sys.stderr)
+    if left_out:
+        print(f"{left_out:,} records left out: their transactions are not committed in these files", file=sys.stderr)
     return 0
 
 

@@ -14,7 +14,10 @@ from dduomq.dumping.scan import Batch, Damage, Tail
 from dduomq.wire.compress import Compression
 from dduomq.wire.records import StoredRecord
 
-_CONTROL = {0: "abort", 1: "commit"}
+_CONTROL = {
+    0: "abort", 1: "commit", 2: "leader change", 3: "snapshot header", 4: "snapshot footer", 5: "raft version",
+    6: "raft voters",
+}  # fmt: skip
 
 
 def time_text(timestamp_ms: int) -> str:

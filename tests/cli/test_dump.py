@@ -12,10 +12,11 @@ import pytest
 from dduomq.dump import cli
 from dduomq.dumping.bounds import Bounds, parse_bound
 from dduomq.dumping.printing import Printer, Style
+from dduomq.dumping.replay import records_of, undecided_in
 from dduomq.dumping.targets import expand
 from dduomq.errors import ConfigError
 from dduomq.log import index, time_index
-from dduomq.wire.batch import build, stamp
+from dduomq.wire.batch import HEADER_BYTES, build, set_producer, stamp
 from dduomq.wire.compress import Compression
 from dduomq.wire.records import encode
 
@@ -356,3 +357,30 @@ def test_verifying_shows_how_far_it_is(partition: Path) -> None:
     os.close(terminal)
     assert "verifying" in seen
     assert done.stdout.decode().splitlines()[-1].startswith("all is well")
+
+
+def transactional(offset: int, producer: int, key: bytes | None = None) -> bytes:
+    """A batch of one record in a transaction; with a key, the marker that ends it."""
+    body = bytes(encode([(BASE_MS, key, b"", [])])[HEADER_BYTES:])
+    attributes = 0x10 if key is None else 0x30
+    batch = build(
+        body, count=1, last_offset_delta=0, base_timestamp=BASE_MS, max_timestamp=BASE_MS, attributes=attributes
+    )
+    set_producer(batch, producer, 0, 0)
+    stamp(batch, 0, offset, 0)
+    return bytes(batch)
+
+
+def test_only_what_was_committed_is_replayed(tmp_path: Path) -> None:
+    """Aborted and unfinished transactions are not made true by publishing them again; others beside them are kept."""
+    abort, commit = b"\0\0\0\0", b"\0\0\0\1"
+    steps: list[tuple[int, bytes | None]] = [
+        (1, None), (2, None), (1, abort), (2, None), (2, commit), (1, None), (3, None), (1, commit),
+    ]  # fmt: skip
+    data = [transactional(at, producer, key) for at, (producer, key) in enumerate(steps)]
+    (tmp_path / f"{0:020d}.log").write_bytes(b"".join(data[:4]))
+    (tmp_path / f"{4:020d}.log").write_bytes(b"".join(data[4:]))
+    targets = expand([str(tmp_path)], logs_only=True)
+    undecided = undecided_in(targets)
+    found = [record.offset for record in records_of(targets, Bounds(), [0], undecided)]
+    assert (found, undecided.left_out) == ([1, 3, 5], 2)
