@@ -124,13 +124,18 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("plaintext.allowed", _boolean, "false", "listen beyond this machine without TLS"),
     Option(
-        "log.level", _choice("debug", "info", "warning", "error"), "info", "how much is logged", "--log-level", "LEVEL"
+        "log.level",
+        _choice("debug", "info", "warning", "error"),
+        "info",
+        "how much is logged: debug, info, warning, error",
+        "--log-level",
+        "LEVEL",
     ),
     Option(
         "log.format",
         _choice("auto", "text", "json"),
         "auto",
-        "auto is text on a terminal, else JSON",
+        "text, json, or auto: text on a terminal, else JSON",
         "--log-format",
         "FORMAT",
     ),

@@ -76,6 +76,11 @@ def cli() -> None:
     except ModuleNotFoundError as error:
         print(f"error: there is no module {error.name!r}; {USAGE.splitlines()[-1]}", file=sys.stderr)
         sys.exit(2)
+    except (TypeError, ValueError):
+        if not args[0] or args[0].startswith("."):  # a path, or nothing
+            print(f"error: {args[0]!r} is not the name of a module; {USAGE.splitlines()[-1]}", file=sys.stderr)
+            sys.exit(2)
+        raise
     main = getattr(module, "main", None)
     if main is None:
         print(f"error: {args[0]} has no 'async def main(args)' to run", file=sys.stderr)

@@ -427,6 +427,15 @@ def test_start_up_errors_are_one_line_and_exit_2(tmp_path, args, text):
     assert text in done.stderr
 
 
+@pytest.mark.parametrize("name", ["../node", "", "dduomq.nodes"])
+def test_a_module_that_is_none_is_one_line_too(name):
+    """`trio-run` with a path, nothing, or a typing mistake."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dduomq.run", name], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
 def test_a_node_stops_in_good_order(tmp_path):
     """SIGTERM: exit 0, logs closed, the next start reads nothing."""
     with running(tmp_path / "d") as node:
