@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn
 
+from dduomq import __version__
 from dduomq.dumping.bounds import Bound, Bounds, parse_bound
 from dduomq.dumping.printing import Printer, Style
 from dduomq.dumping.targets import Kind, Target, expand
@@ -40,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parse.add_argument("--version", action="version", version=f"dduomq-dump {__version__}")
     parse.add_argument("paths", nargs="+", metavar="PATH", help="a file, a partition's directory, a data directory")
     work = parse.add_argument_group("instead of printing").add_mutually_exclusive_group()
     work.add_argument("--verify", action="store_true", help="check CRCs, order and indexes; exit 1 at a fault")

@@ -7,14 +7,15 @@ failure is one line on standard error; a closed pipe and Ctrl-C end it without a
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from dduomq import __version__
 from dduomq.cli import consume, produce, topic
-from dduomq.errors import ConfigError, DduomqError, InvalidConfig, InvalidTopic, UsageError
+from dduomq.errors import ConfigError, DduomqError, InvalidConfig, InvalidPartitions, InvalidTopic, UsageError
 
-MISTAKES = (ConfigError, UsageError, InvalidConfig, InvalidTopic)
+MISTAKES = (ConfigError, UsageError, InvalidConfig, InvalidPartitions, InvalidTopic)
 
 app = typer.Typer(
     name="dduomq",
@@ -25,8 +26,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(topic.app, name="topic")
-app.command("produce")(produce.produce)
-app.command("consume")(consume.consume)
+app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
+app.command("consume", epilog=consume.EXAMPLES)(consume.consume)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dduomq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options that need no command."""
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
@@ -48,6 +64,8 @@ def _end(error: BaseException) -> int:
             _say(leaf.message)
             return 2 if isinstance(leaf, MISTAKES) else 1
         if hasattr(leaf, "format_message"):  # a mistake that the command line's parser found
+            if not leaf.format_message():  # no command was given: the help that was shown says it all
+                return 2
             _say(f"{leaf.format_message().rstrip('.')}; --help shows what there is")
             return 2
         if isinstance(leaf, OSError):

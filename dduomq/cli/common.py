@@ -82,7 +82,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     from rich.table import Table
 
     rows = [tuple(row) for row in rows]
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     for at, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[at], int) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")

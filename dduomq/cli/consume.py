@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dduomq.client.record import Record
     from dduomq.wire.native import PartitionDescription
 
+EXAMPLES = "Examples: dduomq consume orders --keys; dduomq consume orders --from 2026-05-01T12:00:00Z --follow --json"
 WAIT_S = 0.5
 RETRY_S = 0.5
 

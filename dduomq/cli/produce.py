@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dduomq.client.record import SendResult
 
 READ_BYTES = 256 * 1024
+EXAMPLES = "Examples: dduomq produce orders < lines.txt; dduomq produce orders pairs.txt -K : --compression zstd"
 
 
 class Input(StrEnum):
@@ -101,16 +102,19 @@ async def _send_all(mq: "Client", plan: _Plan, stream: BinaryIO, progress: "Prog
 
     begun = anyio.current_time()
     number = 0
-    async with aclosing(_lines(stream, progress)) as lines:
-        async for text in lines:
-            number += 1
-            line = plan.format.parse(text, number)
-            if plan.rate is not None:
-                await anyio.sleep(max(0.0, begun + tally.sent / plan.rate - anyio.current_time()))
-            await mq.send_async(plan.topic, line.value, callback=tally.ended, **plan.fields(line))
-            tally.sent += 1
-            if tally.error is not None or tally.sent == plan.limit:
-                break
+    try:
+        async with aclosing(_lines(stream, progress)) as lines:
+            async for text in lines:
+                number += 1
+                line = plan.format.parse(text, number)
+                if plan.rate is not None:
+                    await anyio.sleep(max(0.0, begun + tally.sent / plan.rate - anyio.current_time()))
+                await mq.send_async(plan.topic, line.value, callback=tally.ended, **plan.fields(line))
+                tally.sent += 1
+                if tally.error is not None or tally.sent == plan.limit:
+                    break
+    except DduomqError as error:  # of one line; those before it are sent
+        tally.error = tally.error or error
     await mq.flush()
 
 
@@ -170,7 +174,7 @@ def produce(
         _run(plan, file, tally, server, quiet, acks=acks, compression=compression, linger=linger_ms / 1000,
              delivery_timeout=timeout)  # fmt: skip
     finally:
-        _summarise(topic, tally, time.perf_counter() - begun, as_json=json, quiet=quiet)
+        _summarise(topic, tally, time.perf_counter() - begun, acks=acks, as_json=json, quiet=quiet)
     if tally.error is not None:
         raise tally.error
 
@@ -199,9 +203,12 @@ def _open(file: Path | None) -> BinaryIO:
     return file.open("rb", buffering=0)
 
 
-def _summarise(topic: str, tally: _Tally, seconds: float, *, as_json: bool, quiet: bool) -> None:
+def _summarise(topic: str, tally: _Tally, seconds: float, *, acks: str, as_json: bool, quiet: bool) -> None:
+    """Without acks nobody knows what arrived, and nobody claims to."""
+    acked = None if acks == "0" else tally.acked
     if as_json:
-        print_json({"topic": topic, "sent": tally.sent, "acknowledged": tally.acked, "seconds": round(seconds, 3)})
+        print_json({"topic": topic, "sent": tally.sent, "acknowledged": acked, "seconds": round(seconds, 3)})
     elif not quiet and tally.sent:
         lost = "" if tally.acked == tally.sent else f" of {tally.sent:,}"
-        say(f"{tally.acked:,}{lost} records to {topic} in {seconds:.2f} s")
+        unsure = ", unacknowledged" if acked is None else ""
+        say(f"{tally.acked:,}{lost} records to {topic} in {seconds:.2f} s{unsure}")

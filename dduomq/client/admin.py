@@ -73,9 +73,9 @@ class Admin:
             partitions = [partition]
         body = native.DeleteRecords(tuple(native.PurgePart(name, at, before) for at in partitions))
         purged: native.Purged = await self._one(body, native.Purged)
-        for part in purged.parts:
+        for at, part in zip(partitions, purged.parts, strict=True):
             if part.code:
-                raise from_code(part.code, part.message or "")
+                raise from_code(part.code, f"{name}-{at}: {part.message or ''}")
         return {at: part.log_start_offset for at, part in zip(partitions, purged.parts, strict=True)}
 
     async def offset(self, name: str, partition: int, start: Start) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import dduomq
 from dduomq.wire.compress import Compression
 from dduomq.wire.records import encode
 from tests.e2e.processes import running
@@ -211,6 +212,7 @@ def test_closed_pipe_is_quiet(shell: Shell) -> None:
         (("topic", "create", "a b"), "", 2, "may hold only letters"),
         (("topic", "create", "x", "-c", "retention.m=1"), "", 2, "did you mean 'retention.ms'"),
         (("topic", "create", "x", "-c", "retention"), "", 2, "KEY=VALUE"),
+        (("topic", "create", "x", "-p", "1000000"), "", 2, "1 to 10000 partitions"),
         (("topic", "delete", "x"), "", 2, "--yes"),
         (("topic", "frobnicate"), "", 2, "No such command"),
         (("consume", "nowhere"), "", 1, "no topic 'nowhere'"),
@@ -236,6 +238,42 @@ def test_help_shows_defaults_and_examples(shell: Shell) -> None:
     assert "DDUOMQ_SERVER" in shell("produce", "--help")
     assert "Example: dduomq topic create" in shell("topic", "create", "--help")
     assert "default: earliest" in shell("consume", "--help")
+    assert "Examples: dduomq consume" in shell("consume", "--help")
+    assert "Examples: dduomq produce" in shell("produce", "--help")
+    assert shell("--version") == f"dduomq {dduomq.__version__}\n"
+
+
+def test_no_command_gets_the_help_alone(shell: Shell) -> None:
+    """Nothing was wrong but that nothing was asked for."""
+    for args in ((), ("topic",)):
+        done = shell.run(*args)
+        assert (done.returncode, done.stderr) == (2, b"")
+        assert b"Commands" in done.stdout
+
+
+def test_lines_before_a_bad_one_are_sent(shell: Shell) -> None:
+    """The error says which line it is; all before it are stored, and counted."""
+    done = shell.run(
+        "produce", "half", "-i", "json", "--json", "-p", "0", stdin='{"value": "a"}\n{"value": "b"}\n{oops\n'
+    )
+    assert done.returncode == 2
+    assert b"line 3 is not JSON" in done.stderr
+    assert objects(done.stdout.decode())[0]["acknowledged"] == 2
+    assert shell("consume", "half") == "a\nb\n"
+
+
+def test_without_acks_none_is_claimed(shell: Shell) -> None:
+    """Sent is not acknowledged."""
+    summary = objects(shell("produce", "unsure", "--acks", "0", "--json", stdin="a\nb\n"))[0]
+    assert (summary["sent"], summary["acknowledged"]) == (2, None)
+
+
+def test_a_purge_that_goes_too_far_names_the_partition(shell: Shell) -> None:
+    """One of many has fewer records than were to be deleted."""
+    shell("topic", "create", "short", "-p", 2)
+    assert "short-0: records can be deleted up to offset 0" in shell.fails(
+        "topic", "purge", "short", "--before", 5, "--yes", code=1
+    )
 
 
 def test_dumped_log_is_replayed(shell: Shell, tmp_path: Path) -> None:
