@@ -8,6 +8,8 @@ Always true: whatever is typed gets one line back, beginning with OK or ERROR; t
 unless a line is too long. A group's place is kept when its records have been sent to the socket.
 """
 
+from contextlib import suppress
+
 import trio
 
 from dduomq.actors.actor import Reply
@@ -163,8 +165,9 @@ class LineSession:
 
     async def _until_gone(self, scope: trio.CancelScope) -> None:
         view = memoryview(bytearray(64))
-        while await self._connection.receive_into(view):
-            continue
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while await self._connection.receive_into(view):
+                continue
         scope.cancel()
 
     async def _send_from(self, topic: str, partition: int, places: dict[int, int], watcher: Watcher) -> int:

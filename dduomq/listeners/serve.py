@@ -70,6 +70,10 @@ class Server:
                 return
             async with self._open(stream) as (connection, nursery):
                 await self._speak(connection, nursery, listener)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # it broke while its tasks were being ended
+        except Exception as error:  # whatever it was, the others have nothing to do with it
+            self._log.error("connection_failed", peer=stream.peer, exc_info=error)
         finally:
             with trio.CancelScope(shield=True):
                 await stream.aclose()
