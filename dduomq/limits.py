@@ -66,3 +66,15 @@ PARTITIONS_PER_TOPIC_MAX = 10_000
 PARTITIONS_PER_NODE_MAX = 100_000
 TOPICS_AUTO_CREATED_PER_MINUTE = 600
 PRODUCER_ID_BLOCK = 1_000
+
+# groups
+GROUPS_PARTITIONS = 8  # of the internal topic: so many coordinators
+GROUP_MEMBERS_MAX = 10_000
+GROUPS_PER_COORDINATOR_MAX = 100_000
+GROUP_NAME_CHARACTERS_MAX = 1_000
+SESSION_TIMEOUT_MS_MIN = 100
+SESSION_TIMEOUT_MS_MAX = 1_800_000
+INITIAL_REBALANCE_DELAY_MS = 250  # so long an empty group waits for more members than the first
+OFFSET_METADATA_CHARACTERS_MAX = 4_096
+OFFSET_RETENTION_MS = 7 * 24 * 3_600_000  # of a group without members
+GROUPS_REWRITE_BYTES = 64 * MIB  # when a coordinator's log has grown by so much, its state is written anew

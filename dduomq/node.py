@@ -22,7 +22,10 @@ import trio
 
 from dduomq.actors.actor import Mailbox, ask
 from dduomq.actors.admin import Admin, ConfigValue, TopicDefaults
+from dduomq.actors.alarms import Alarms
+from dduomq.actors.coordinator import CoordinatorWorld
 from dduomq.actors.disk import DiskActor, DiskClient
+from dduomq.actors.groups import Groups
 from dduomq.actors.janitor import Chores, JanitorActor, Tick
 from dduomq.actors.nursery import open_flat_nursery
 from dduomq.actors.partition import PartitionWorld
@@ -236,11 +239,17 @@ class _Builder:
         await self._first_look(store)
         nursery.start_soon(self._follow_topics, store)
         nursery.start_soon(self._tick, janitor)
+        alarms = Alarms()
+        nursery.start_soon(alarms.run)
+        groups = Groups(
+            admin, supervisor, CoordinatorWorld(ports.clock, ports.rng, disk, alarms, routes, self._log)
+        )  # fmt: skip
+        groups.start()
         services = Services(
             ports.clock, routes, admin, self._gate, Buffers(config.requests_bytes_max), disk_client,
             config.node_id, cluster_id, epoch, self._advertised(addresses), self._log, bytearray(SCRATCH_BYTES),
             config.connections_max, config.connections_idle_ms, config.data_dir,
-            tuple(ConfigValue(*entry) for entry in config.entries()),
+            tuple(ConfigValue(*entry) for entry in config.entries()), groups,
         )  # fmt: skip
         return Node(config.node_id, cluster_id, addresses, services, Server(services), supervisor, doors)
 

@@ -27,6 +27,7 @@ from dduomq.errors import (
     InvalidConfig,
     InvalidPartitions,
     InvalidReplicationFactor,
+    InvalidTopic,
     Overloaded,
     TopicAlreadyExists,
     UnknownTopicOrPartition,
@@ -108,13 +109,14 @@ class Admin:
         replication: int = 0,
         config: Mapping[str, str] | None = None,
         validate_only: bool = False,
+        internal: bool = False,
     ) -> TopicRecord:
         """Make a topic; 0 means the node's default.
 
         Raises `InvalidTopic`, `TopicAlreadyExists`, `InvalidPartitions`, `InvalidReplicationFactor`,
         `InvalidConfig`.
         """
-        check_topic_name(name)
+        check_topic_name(name, internal=internal)
         count = partitions or self._defaults.partitions
         self._check_partitions(count, added=count)
         if replication not in {0, -1, 1}:
@@ -146,12 +148,17 @@ class Admin:
         try:
             return await self.create_topic(name)
         except TopicAlreadyExists:
-            held = await self._held(name)
-            await self._await(name, held.version)
-            return decode_topic(held.value)
+            return await self.wait_for(name)
+
+    async def wait_for(self, name: str) -> TopicRecord:
+        """A topic that somebody else has just made, once it is in force here."""
+        held = await self._held(name)
+        await self._await(name, held.version)
+        return decode_topic(held.value)
 
     async def delete_topic(self, name: str) -> None:
         """Raises `UnknownTopicOrPartition`. Its records are gone for good."""
+        _refuse_internal(name)
         held = await self._held(name)
         places = await self._store.scan(f"/line/{decode_topic(held.value).topic_id}/")
         operations: list[Operation] = [
@@ -165,6 +172,7 @@ class Admin:
 
     async def add_partitions(self, name: str, total: int, *, validate_only: bool = False) -> TopicRecord:
         """Raise the number of partitions to `total`; it never shrinks. Raises `InvalidPartitions`."""
+        _refuse_internal(name)
         record = self.route(name).record
         if total <= record.partitions:
             raise InvalidPartitions(f"topic {name!r} has {record.partitions} partitions; only more can be asked for")
@@ -177,6 +185,7 @@ class Admin:
         self, name: str, changes: Mapping[str, str | None], *, validate_only: bool = False
     ) -> TopicRecord:
         """Set configuration keys, or with None put them back to their default. Raises `InvalidConfig`."""
+        _refuse_internal(name)
         unknown = [key for key in changes if key not in KEYS]
         if unknown:
             TopicSettings.from_config(dict.fromkeys(unknown, ""))
@@ -215,6 +224,7 @@ class Admin:
 
     async def delete_records(self, topic: str, partition: int, offset: int) -> int:
         """Delete what is before `offset` (-1: everything consumers can see); the log's new start."""
+        _refuse_internal(topic)
         mailbox = self._routes.partition(topic, partition)
         start: int = await ask(mailbox, lambda reply: Purge(offset=offset, reply=reply))
         self._log.info("records_deleted", topic=topic, partition=partition, log_start_offset=start)
@@ -299,6 +309,11 @@ class Admin:
         reply: Reply[None] = Reply()
         await self._router.put(AwaitTopic(name=name, version=version, reply=reply))
         await reply.wait()
+
+
+def _refuse_internal(name: str) -> None:
+    if name.startswith(INTERNAL_PREFIX):
+        raise InvalidTopic(f"topic {name!r} is the broker's own and can't be changed from outside")
 
 
 def _line_key(group: str, topic: TopicRecord) -> str:

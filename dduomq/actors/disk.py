@@ -13,6 +13,7 @@ from functools import partial
 from typing import ClassVar
 
 import attrs
+import trio
 
 from dduomq.actors.actor import Actor, Mailbox, Message
 from dduomq.ports import DiskExecutor, Job
@@ -85,6 +86,12 @@ class DiskClient:
                     wake()
 
         self._disk.post(DiskJob(run=run, done=finished))
+
+    async def idle(self) -> None:
+        """Wait until no job is in flight."""
+        event = trio.Event()
+        self.when_idle(event.set)
+        await event.wait()
 
     def when_idle(self, wake: Callable[[], None]) -> None:
         """Call `wake` as soon as no job is in flight."""

@@ -29,7 +29,6 @@ from typing import Any, ClassVar
 
 import attrs
 import structlog
-import trio
 
 from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
@@ -668,9 +667,7 @@ class PartitionActor(Actor):
             self.mailbox.post(self._closing)  # the next one closes what this one could not
 
     async def quiesce(self) -> None:
-        idle = trio.Event()
-        self._disk.when_idle(idle.set)
-        await idle.wait()
+        await self._disk.idle()
 
     # --- disk ---------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from dduomq.actors.actor import Reply
 from dduomq.actors.partition_messages import Acked, Append
-from dduomq.errors import CorruptMessage, DduomqError, InvalidRecord, UnknownServerError
+from dduomq.errors import CorruptMessage, DduomqError, InvalidRecord, InvalidTopic, UnknownServerError
+from dduomq.ids import INTERNAL_PREFIX
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.services import Services
 from dduomq.log.plog import PendingBatch
@@ -62,6 +63,8 @@ async def append(
     """Ask a partition to append the one batch in `view`; whatever is wrong is the reply's error."""
     try:
         services.gate.admit(context, Operation.WRITE, topic)
+        if topic.startswith(INTERNAL_PREFIX):
+            raise InvalidTopic(f"topic {topic!r} is the broker's own: only it writes there")
         mailbox = services.routes.partition(topic, partition)
         batch = check_one_batch(view)
     except DduomqError as error:

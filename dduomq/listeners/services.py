@@ -7,6 +7,7 @@ import structlog
 
 from dduomq.actors.admin import Admin, ConfigValue
 from dduomq.actors.disk import DiskClient
+from dduomq.actors.groups import Groups
 from dduomq.actors.router import Routes
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers
@@ -35,3 +36,4 @@ class Services:
     connections_idle_ms: int
     data_directory: str
     settings: tuple[ConfigValue, ...]
+    groups: Groups

@@ -11,11 +11,11 @@ from typing import Any
 import trio
 
 from dduomq.errors import DduomqError
-from dduomq.limits import FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, UNANSWERED_BYTES_MAX
+from dduomq.limits import FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, SESSION_TIMEOUT_MS_MAX, UNANSWERED_BYTES_MAX
 from dduomq.listeners.admit import Context
 from dduomq.listeners.connection import Connection, FilePart
 from dduomq.listeners.frames import KAFKA, Frame, FrameCutter, FrameReader
-from dduomq.listeners.kafka import cluster, configs, offsets, topics
+from dduomq.listeners.kafka import cluster, commits, configs, groups, offsets, topics
 from dduomq.listeners.kafka.asking import Asking, Body, Handler
 from dduomq.listeners.kafka.fetch import fetch
 from dduomq.listeners.kafka.produce import NO_ANSWER, produce
@@ -37,6 +37,18 @@ from dduomq.wire.kafka.tables.data import (
     OFFSET_FOR_LEADER_EPOCH,
     PRODUCE,
 )
+from dduomq.wire.kafka.tables.groups import (
+    DELETE_GROUPS,
+    DESCRIBE_GROUPS,
+    HEARTBEAT,
+    JOIN_GROUP,
+    LEAVE_GROUP,
+    LIST_GROUPS,
+    OFFSET_COMMIT,
+    OFFSET_DELETE,
+    OFFSET_FETCH,
+    SYNC_GROUP,
+)
 from dduomq.wire.kafka.tables.topics import (
     ALTER_CONFIGS,
     CREATE_PARTITIONS,
@@ -49,6 +61,8 @@ from dduomq.wire.kafka.tables.topics import (
 )
 
 REQUEST_TIMEOUT_S = 120
+GROUP_TIMEOUT_S = SESSION_TIMEOUT_MS_MAX / 1000 + REQUEST_TIMEOUT_S
+WAIT_FOR_OTHERS = (JOIN_GROUP, SYNC_GROUP)  # the group's own time-outs end these
 HANDLERS: Mapping[int, Handler] = {
     FETCH.key: fetch,
     LIST_OFFSETS.key: offsets.list_offsets,
@@ -64,6 +78,16 @@ HANDLERS: Mapping[int, Handler] = {
     DESCRIBE_CONFIGS.key: configs.describe_configs,
     ALTER_CONFIGS.key: configs.alter_configs,
     INCREMENTAL_ALTER_CONFIGS.key: configs.incremental_alter_configs,
+    JOIN_GROUP.key: groups.join_group,
+    SYNC_GROUP.key: groups.sync_group,
+    HEARTBEAT.key: groups.heartbeat,
+    LEAVE_GROUP.key: groups.leave_group,
+    LIST_GROUPS.key: groups.list_groups,
+    DESCRIBE_GROUPS.key: groups.describe_groups,
+    DELETE_GROUPS.key: groups.delete_groups,
+    OFFSET_COMMIT.key: commits.offset_commit,
+    OFFSET_FETCH.key: commits.offset_fetch,
+    OFFSET_DELETE.key: commits.offset_delete,
     FIND_COORDINATOR.key: cluster.find_coordinator,
     DESCRIBE_CLUSTER.key: cluster.describe_cluster,
     DESCRIBE_LOG_DIRS.key: cluster.describe_log_dirs,
@@ -121,10 +145,10 @@ class KafkaSession:
 
     async def _do(self, request: Request, asking: Asking) -> Body:
         try:
-            with trio.fail_after(REQUEST_TIMEOUT_S):
+            with trio.fail_after(GROUP_TIMEOUT_S if request.api in WAIT_FOR_OTHERS else REQUEST_TIMEOUT_S):
                 return await HANDLERS[request.api.key](asking)
         except trio.TooSlowError:
-            raise Unanswered(f"{request.api.name} was not done in {REQUEST_TIMEOUT_S} s") from None
+            raise Unanswered(f"{request.api.name} was not done in its time") from None
         except DduomqError as error:
             raise Unanswered(f"{request.api.name}: {error.message}") from error
         except Exception as error:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 
 from dduomq.wire.kafka.api import Api
-from dduomq.wire.kafka.tables import cluster, data, topics
+from dduomq.wire.kafka.tables import cluster, data, groups, topics
 
 APIS: Mapping[int, Api] = {
-    api.key: api for api in sorted((*data.TABLES, *topics.TABLES, *cluster.TABLES), key=lambda api: api.key)
+    api.key: api
+    for api in sorted((*data.TABLES, *topics.TABLES, *groups.TABLES, *cluster.TABLES), key=lambda api: api.key)
 }
