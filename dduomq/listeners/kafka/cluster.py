@@ -42,7 +42,10 @@ def _coordinator(asking: Asking, key: str, kind: int) -> Body:
             "error_message": "only groups have a coordinator here",
         }  # fmt: skip
     host, port = asking.services.advertised(asking.context.listener)
-    return {"key": key, "node_id": asking.services.node_id, "host": host, "port": port, "error_code": 0}
+    return {
+        "key": key, "node_id": asking.services.node_id, "host": host, "port": port, "error_code": 0,
+        "error_message": None,
+    }  # fmt: skip
 
 
 async def describe_cluster(asking: Asking) -> Body:

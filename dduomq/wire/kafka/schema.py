@@ -224,7 +224,7 @@ def writer(fields: tuple[Field, ...], version: int, *, flexible: bool) -> Write:
 
 
 def _write_tags(out: Writer, tagged: Sequence[tuple[int, Field, Write]], value: Mapping[str, Any]) -> None:
-    given = [entry for entry in tagged if value.get(entry[1].name, entry[1].default) != entry[1].default]
+    given = [entry for entry in tagged if _is_given(entry[1], value)]
     out.uvarint(len(given))
     for tag, field, write in given:
         body = Writer()
@@ -232,6 +232,12 @@ def _write_tags(out: Writer, tagged: Sequence[tuple[int, Field, Write]], value: 
         out.uvarint(tag)
         out.uvarint(len(body.out))
         out.splice(body.out)
+
+
+def _is_given(field: Field, value: Mapping[str, Any]) -> bool:
+    """Whether a tagged field has something to say beyond its default."""
+    held = value.get(field.name, field.default)
+    return bool(held) if field.is_array else bool(held != field.default)
 
 
 def _field_writer(field: Field, version: int, flexible: bool) -> Write:

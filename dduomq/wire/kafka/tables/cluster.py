@@ -38,7 +38,7 @@ FIND_COORDINATOR = api(
     response="""
         throttle_time_ms int32 1+
         error_code int16 0-3
-        error_message string 1-3 nullable=1-3 default=null
+        error_message string 1-3 nullable=1-3
         node_id int32 0-3
         host string 0-3
         port int32 0-3
@@ -48,7 +48,7 @@ FIND_COORDINATOR = api(
             host string 4+
             port int32 4+
             error_code int16 4+
-            error_message string 4+ nullable=4+ default=null
+            error_message string 4+ nullable=4+
     """,
 )  # fmt: skip
 
@@ -77,7 +77,7 @@ DESCRIBE_CLUSTER = api(
 )  # fmt: skip
 
 DESCRIBE_LOG_DIRS = api(
-    35, "DescribeLogDirs", "1-4", flexible=2,
+    35, "DescribeLogDirs", "1-5", flexible=2,
     request="""
         topics [] 0+ nullable=0+
             topic string 0+
@@ -98,6 +98,7 @@ DESCRIBE_LOG_DIRS = api(
                     is_future_key boolean 0+
             total_bytes int64 4+ default=-1
             usable_bytes int64 4+ default=-1
+            is_cordoned boolean 5+
     """,
 )  # fmt: skip
 

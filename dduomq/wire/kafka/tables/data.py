@@ -111,7 +111,7 @@ FETCH = api(
 LIST_OFFSETS = api(
     2, "ListOffsets", "1-11", flexible=6,
     request="""
-        replica_id int32 0+ default=-1
+        replica_id int32 0+
         isolation_level int8 2+
         topics [] 0+
             name string 0+
@@ -158,22 +158,18 @@ OFFSET_FOR_LEADER_EPOCH = api(
 )  # fmt: skip
 
 INIT_PRODUCER_ID = api(
-    22, "InitProducerId", "0-6", flexible=2,
+    22, "InitProducerId", "0-5", flexible=2,
     request="""
         transactional_id string 0+ nullable=0+
         transaction_timeout_ms int32 0+
         producer_id int64 3+ default=-1
         producer_epoch int16 3+ default=-1
-        enable2_pc boolean 6+
-        keep_prepared_txn boolean 6+
     """,
     response="""
         throttle_time_ms int32 0+
         error_code int16 0+
         producer_id int64 0+ default=-1
         producer_epoch int16 0+
-        ongoing_txn_producer_id int64 6+ default=-1
-        ongoing_txn_producer_epoch int16 6+ default=-1
     """,
 )  # fmt: skip
 

@@ -176,7 +176,7 @@ DESCRIBE_CONFIGS = api(
                     value string 1+ nullable=0+
                     source int8 1+
                 config_type int8 3+
-                documentation string 3+ nullable=0+ default=null
+                documentation string 3+ nullable=0+
     """,
 )  # fmt: skip
 
