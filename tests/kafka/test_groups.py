@@ -1,0 +1,230 @@
+"""Groups of clients that no one here wrote: members come and go while records flow, each record is accounted for."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from kafka import KafkaConsumer
+
+from tests.kafka.nodes import KafkaNode
+
+TIMEOUT_S = 60
+PARTITIONS = 6
+WAITING = {
+    KafkaError._WAIT_COORD, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT,
+}  # fmt: skip
+
+
+class Seen:
+    """What the members of a group have read, and whether they are to stop."""
+
+    def __init__(self):
+        self.values = []
+        self.stop = threading.Event()
+        self._lock = threading.Lock()
+
+    def add(self, values):
+        with self._lock:
+            self.values += values
+
+    def wait_for(self, count):
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(self.values) < count:
+            assert time.monotonic() < deadline, f"{len(self.values)} of {count} records were read"
+            time.sleep(0.02)
+
+
+class Members:
+    """Threads that each run one member; all have ended when the block is left."""
+
+    def __init__(self):
+        self._threads = []
+        self.seen = Seen()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.seen.stop.set()
+        for thread in self._threads:
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive()
+
+    def start(self, run, *arguments):
+        thread = threading.Thread(target=run, args=(*arguments, self.seen))
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+
+def librdkafka(address, topic, group, leave, seen, **options):
+    """A member that commits what it has read, and leaves in order."""
+    consumer = Consumer({
+        "bootstrap.servers": address, "group.id": group, "auto.offset.reset": "earliest", "session.timeout.ms": 6_000,
+        "enable.auto.commit": False, "log_level": 0, **options,
+    })  # fmt: skip
+    consumer.subscribe([topic])
+    while not (seen.stop.is_set() or leave.is_set()):
+        messages = [message for message in consumer.consume(100, 0.2) if message.error() is None]
+        seen.add([message.value() for message in messages])
+        if messages:
+            commit(consumer)
+    consumer.close()
+
+
+def commit(consumer):
+    """Until the coordinator, which may be starting again, takes it."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            consumer.commit(asynchronous=False)
+        except KafkaException as error:
+            if time.monotonic() > deadline or error.args[0].code() not in WAITING:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def kafka_python(address, topic, group, seen):
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=address, group_id=group, auto_offset_reset="earliest", consumer_timeout_ms=200,
+        session_timeout_ms=6_000, auto_commit_interval_ms=200,
+    )  # fmt: skip
+    while not seen.stop.is_set():
+        seen.add([message.value for message in consumer])
+    consumer.close()
+
+
+def aiokafka(address, topic, group, seen):
+    async def consume():
+        consumer = AIOKafkaConsumer(
+            topic, bootstrap_servers=address, group_id=group, auto_offset_reset="earliest", session_timeout_ms=6_000,
+            auto_commit_interval_ms=200,
+        )  # fmt: skip
+        await consumer.start()
+        while not seen.stop.is_set():
+            found = await consumer.getmany(timeout_ms=200)
+            seen.add([message.value for messages in found.values() for message in messages])
+        await consumer.stop()
+
+    asyncio.run(consume())
+
+
+def produce(address, topic, values):
+    producer = Producer({"bootstrap.servers": address, "log_level": 0})
+    for number, value in enumerate(values):
+        producer.produce(topic, value, partition=number % PARTITIONS)
+    assert producer.flush(TIMEOUT_S) == 0
+
+
+def numbers(first, last):
+    return [str(number).encode() for number in range(first, last)]
+
+
+@pytest.mark.parametrize("strategy", ["range", "roundrobin", "cooperative-sticky"])
+def test_librdkafkas_members_come_and_go(node, name, strategy):
+    """Each record is read once: what was committed is not read again by who takes over."""
+    topic, leave, stay = node.create(name, partitions=PARTITIONS), threading.Event(), threading.Event()
+    options = {"partition.assignment.strategy": strategy}
+
+    def member(address, left, seen):
+        librdkafka(address, topic, name, left, seen, **options)
+
+    with Members() as members:
+        first = members.start(member, node.address, leave)
+        for at in range(3):
+            produce(node.address, topic, numbers(at * 500, at * 500 + 500))
+            members.seen.wait_for(at * 500 + 500)
+            if at < 2:
+                members.start(member, node.address, stay)
+        leave.set()
+        first.join(TIMEOUT_S)
+        produce(node.address, topic, numbers(1_500, 2_000))
+        members.seen.wait_for(2_000)
+    assert sorted(members.seen.values) == sorted(numbers(0, 2_000))
+
+
+def test_clients_of_different_kinds_share_a_topic(node, name):
+    """kafka-python and aiokafka, in one group."""
+    topic = node.create(name, partitions=PARTITIONS)
+    with Members() as members:
+        produce(node.address, topic, numbers(0, 300))
+        members.start(kafka_python, node.address, topic, name)
+        members.seen.wait_for(300)
+        members.start(aiokafka, node.address, topic, name)
+        produce(node.address, topic, numbers(300, 600))
+        members.seen.wait_for(600)
+    assert set(members.seen.values) == set(numbers(0, 600))
+
+
+def test_a_group_outlives_a_killed_node(tmp_path):
+    """Commits that were answered are there; the members go on by themselves."""
+    node = KafkaNode(tmp_path / "data")
+    try:
+        topic = node.create("outlives", partitions=PARTITIONS)
+        with Members() as members:
+            for _ in range(2):
+                members.start(librdkafka, node.address, topic, "g", threading.Event())
+            produce(node.address, topic, numbers(0, 600))
+            members.seen.wait_for(600)
+            port = node.port
+            node.end(kill=True)
+            node = KafkaNode(tmp_path / "data", port=port)
+            produce(node.address, topic, numbers(600, 1_200))
+            members.seen.wait_for(1_200)
+        assert set(members.seen.values) == set(numbers(0, 1_200))
+        assert committed(AdminClient({"bootstrap.servers": node.address}), "g") == 1_200
+    finally:
+        node.end()
+
+
+def committed(admin, group):
+    """All offsets of a group, added up."""
+    result = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result(TIMEOUT_S)
+    return sum(part.offset for part in result.topic_partitions)
+
+
+def test_looking_after_groups(node, name):
+    """Listed, described, its offsets altered and deleted, and it itself; not while it has members."""
+    topic, admin = node.create(name, partitions=PARTITIONS), AdminClient({"bootstrap.servers": node.address})
+    with Members() as members:
+        produce(node.address, topic, numbers(0, 60))
+        members.start(librdkafka, node.address, topic, name, threading.Event())
+        members.seen.wait_for(60)
+        described = admin.describe_consumer_groups([name])[name].result(TIMEOUT_S)
+        assert described.state.name == "STABLE"
+        [member] = described.members
+        assert len(member.assignment.topic_partitions) == PARTITIONS
+        with pytest.raises(KafkaException) as caught:
+            admin.delete_consumer_groups([name])[name].result(TIMEOUT_S)
+        assert caught.value.args[0].code() == KafkaError.NON_EMPTY_GROUP
+    assert name in {found.group_id for found in admin.list_consumer_groups().result(TIMEOUT_S).valid}
+    assert committed(admin, name) == 60
+    moved = [ConsumerGroupTopicPartitions(name, [TopicPartition(topic, 0, 3)])]
+    admin.alter_consumer_group_offsets(moved)[name].result(TIMEOUT_S)
+    assert committed(admin, name) == 53
+    admin.delete_consumer_groups([name])[name].result(TIMEOUT_S)
+    assert name not in {found.group_id for found in admin.list_consumer_groups().result(TIMEOUT_S).valid}
+
+
+def test_a_static_member_comes_back_to_its_partitions(node, name):
+    """Its restart moves nothing (KIP-345)."""
+    topic = node.create(name, partitions=PARTITIONS)
+    assignments = []
+    for _ in range(2):
+        consumer = Consumer({
+            "bootstrap.servers": node.address, "group.id": name, "group.instance.id": "one", "log_level": 0,
+            "auto.offset.reset": "earliest", "session.timeout.ms": 20_000,
+        })  # fmt: skip
+        consumer.subscribe([topic], on_assign=lambda _consumer, parts: assignments.append(len(parts)))
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(assignments) < 1 + _ and time.monotonic() < deadline:
+            consumer.poll(0.2)
+        consumer.close()
+    assert assignments == [PARTITIONS, PARTITIONS]
