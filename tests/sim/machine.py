@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
 import trio
 
@@ -25,10 +26,10 @@ class Machine:
         self.network = SimNetwork(Random(2))
 
     @asynccontextmanager
-    async def node(self) -> AsyncIterator[Node]:
+    async def node(self, log: Any = None) -> AsyncIterator[Node]:
         config = from_values({"data": "data", "listen": "sim:6086", "plaintext.allowed": "true"})
         disk = SimDisk(self.nursery, self.platter, Random(3))
-        async with build(Ports(self.clock, self.network, disk, Random(4), self.platter.files), config) as node:
+        async with build(Ports(self.clock, self.network, disk, Random(4), self.platter.files), config, log=log) as node:
             yield node
 
     @asynccontextmanager
