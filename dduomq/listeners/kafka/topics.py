@@ -120,9 +120,11 @@ async def describe_topic_partitions(asking: Asking) -> Body:
 def _described(asking: Asking, name: str) -> Body:
     try:
         asking.services.gate.admit(asking.context, Operation.DESCRIBE, name)
-        return _known(asking.services, asking.services.admin.route(name))
+        topic = _known(asking.services, asking.services.admin.route(name))
     except DduomqError as error:
         return {"error_code": code_of(error), "name": name, "partitions": []}
+    nobody: Body = {"eligible_leader_replicas": [], "last_known_elr": []}  # Java's client can't do with null here
+    return {**topic, "partitions": [{**part, **nobody} for part in topic["partitions"]]}
 
 
 # --- making and deleting ----------------------------------------------------------------------------
