@@ -42,8 +42,8 @@ def batch(*values, producer_id=-1, producer_epoch=-1, base_sequence=-1):
 class Foreign:
     """A connection. `ask("Metadata", 9, topics=None)` gives the answer as a dict."""
 
-    def __init__(self, node):
-        self.socket = socket.create_connection(("127.0.0.1", node.port), TIMEOUT_S)
+    def __init__(self, node, port=None):
+        self.socket = socket.create_connection(("127.0.0.1", port or node.port), TIMEOUT_S)
         self._correlation = 0
 
     def __enter__(self):

@@ -21,6 +21,7 @@ class KafkaNode(Node):
     def __init__(self, data, *options, port=0):
         super().__init__(data, *options, port=port)
         self.data = data
+        self.ready = self.events[-1]
         self._reader = threading.Thread(target=self._read_along, daemon=True)
         self._reader.start()
 
