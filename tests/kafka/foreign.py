@@ -28,13 +28,13 @@ def filled(kind, body):
     return kind(**values)
 
 
-def batch(*values, producer_id=-1, producer_epoch=-1, base_sequence=-1):
+def batch(*values, timestamp=None, producer_id=-1, producer_epoch=-1, base_sequence=-1):
     """One record batch."""
     builder = MemoryRecordsBuilder(
         2, 0, 1_000_000, producer_id=producer_id, producer_epoch=producer_epoch, base_sequence=base_sequence
     )
     for value in values:
-        builder.append(timestamp=None, key=None, value=value, headers=[])
+        builder.append(timestamp=timestamp, key=None, value=value, headers=[])
     builder.close()
     return bytes(builder.buffer())
 

@@ -51,8 +51,8 @@ def produce(node, topic, messages, **more):
 
 def consumer(node, topic, offset=OFFSET_BEGINNING, **more):
     """A consumer of partition 0."""
-    given = {"group_id": "alone", "enable_auto_commit": False, "auto_offset_reset": "error", **more}
-    reader = Consumer(options(node, **given))
+    given = {"group_id": "alone", "enable_auto_commit": False, "auto_offset_reset": "error", "fetch_wait_max_ms": 50}
+    reader = Consumer(options(node, **{**given, **more}))
     reader.assign([TopicPartition(topic, 0, offset)])
     return closing(reader)
 

@@ -388,3 +388,44 @@ def test_groups_are_coordinated_here(node, wire):
     many = wire.ask("FindCoordinator", 4, key_type=0, coordinator_keys=["g", "h"])["coordinators"]
     assert [(each["key"], each["node_id"], each["port"]) for each in many] == [(key, 1, node.port) for key in "gh"]
     assert wire.ask("FindCoordinator", 2, key="t", key_type=1)["error_code"] != 0
+
+
+def test_nothing_is_stored_elsewhere(wire, topic):
+    """What ListOffsets asks of tiered storage is not there, which is no error; the local start is the start."""
+    produce(wire, topic, batch(b"v"))
+    parts = [{"partition_index": 0, "timestamp": when} for when in (-4, -5, -6)]
+    answer = wire.ask("ListOffsets", 11, topics=[{"name": topic, "partitions": parts}])
+    found = [(part["error_code"], part["offset"]) for part in answer["topics"][0]["partitions"]]
+    assert found == [(0, 0), (0, -1), (0, -1)]
+
+
+@pytest.mark.parametrize(("kind", "code"), [(1, 0), (2, 114), (9, 115)])
+def test_controllers_are_not_to_be_found_here(wire, kind, code):
+    """The kind of endpoint is a mismatch, or unknown."""
+    assert wire.ask("DescribeCluster", 2, endpoint_type=kind)["error_code"] == code
+
+
+def test_a_time_too_far_ahead_is_refused(wire, topic):
+    """A record from the future would keep its segment for as long."""
+    late = batch(b"v", timestamp=2**62)
+    assert produce(wire, topic, late)["error_code"] == 32
+
+
+def test_the_brokers_own_topics_are_left_alone(wire):
+    """Nobody writes to them, deletes them, or takes a name that may become one of theirs."""
+    wire.ask("FindCoordinator", 2, key="g", key_type=0)
+    assert produce(wire, "__groups", batch(b"v"))["error_code"] != 0
+    (deleted,) = wire.ask("DeleteTopics", 5, topic_names=["__groups"], timeout_ms=1_000)["responses"]
+    assert deleted["error_code"] != 0
+    made = {"name": "__mine", "num_partitions": 1, "replication_factor": 1, "assignments": [], "configs": []}
+    (answer,) = wire.ask("CreateTopics", 7, topics=[made], timeout_ms=1_000)["topics"]
+    assert answer["error_code"] == 17
+
+
+def test_a_topic_named_twice_is_made_by_neither(wire, name):
+    """Each is told."""
+    made = {"name": name, "num_partitions": 1, "replication_factor": 1, "assignments": [], "configs": []}
+    answer = wire.ask("CreateTopics", 7, topics=[made, made], timeout_ms=30_000)
+    assert {topic["error_code"] for topic in answer["topics"]} == {42}
+    (found,) = wire.ask("Metadata", 9, topics=[{"name": name}], allow_auto_topic_creation=False)["topics"]
+    assert found["error_code"] == UNKNOWN_TOPIC

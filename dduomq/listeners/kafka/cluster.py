@@ -12,8 +12,8 @@ from dduomq.wire.kafka.registry import APIS
 
 GROUP = 0
 CLIENT_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
-BROKERS = 1  # the kind of endpoint that DescribeCluster is asked for
-UNSUPPORTED_ENDPOINT_TYPE = 115
+BROKERS, CONTROLLERS = 1, 2  # the kinds of endpoint that DescribeCluster is asked for
+MISMATCHED_ENDPOINT_TYPE, UNSUPPORTED_ENDPOINT_TYPE = 114, 115
 
 
 def api_versions(asking: Asking, *, supported: bool) -> Body:
@@ -51,9 +51,11 @@ def _coordinator(asking: Asking, key: str, kind: int) -> Body:
 async def describe_cluster(asking: Asking) -> Body:
     """The nodes."""
     services = asking.services
-    if asking.body["endpoint_type"] != BROKERS:
+    kind = asking.body["endpoint_type"]
+    if kind != BROKERS:
         return {
-            "error_code": UNSUPPORTED_ENDPOINT_TYPE, "error_message": "there are no controllers apart from the nodes",
+            "error_code": MISMATCHED_ENDPOINT_TYPE if kind == CONTROLLERS else UNSUPPORTED_ENDPOINT_TYPE,
+            "error_message": "there are no controllers apart from the nodes",
             "cluster_id": services.cluster_id, "brokers": [],
         }  # fmt: skip
     host, port = services.advertised(asking.context.listener)

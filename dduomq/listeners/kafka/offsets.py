@@ -17,18 +17,19 @@ from dduomq.listeners.fetch import OffsetWish, answer_or_error, find_offsets
 from dduomq.listeners.kafka.asking import Asking, Body
 from dduomq.listeners.kafka.codes import UNSUPPORTED_VERSION, code_of
 
-EARLIEST_LOCAL, LATEST_TIERED = -4, -5
+EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING_UPLOAD = -4, -5, -6
+TIERED = (LATEST_TIERED, EARLIEST_PENDING_UPLOAD)
 NOTHING_TIERED = OffsetAt(-1, -1, -1)
 
 
 async def list_offsets(asking: Asking) -> Body:
-    """First, last, or first at a time; what tiered storage would have (KIP-405) is nothing."""
+    """First, last, or first at a time; what tiered storage would have (KIP-405, KIP-1023) is nothing."""
     topics = asking.body["topics"]
     parts = [(topic["name"], part) for topic in topics for part in topic["partitions"]]
     wishes = [
         OffsetWish(
             name, part["partition_index"],
-            EARLIEST if part["timestamp"] in {EARLIEST_LOCAL, LATEST_TIERED} else part["timestamp"],
+            EARLIEST if part["timestamp"] in {EARLIEST_LOCAL, *TIERED} else part["timestamp"],
             part["current_leader_epoch"],
         )
         for name, part in parts
@@ -46,7 +47,7 @@ def _offset(part: Body, found: OffsetAt | DduomqError) -> Body:
     index = part["partition_index"]
     if isinstance(found, DduomqError):
         return {"partition_index": index, "error_code": code_of(found)}
-    at = NOTHING_TIERED if part["timestamp"] == LATEST_TIERED else found
+    at = NOTHING_TIERED if part["timestamp"] in TIERED else found
     return {
         "partition_index": index, "error_code": 0, "timestamp": at.timestamp_ms, "offset": at.offset,
         "leader_epoch": at.leader_epoch,
