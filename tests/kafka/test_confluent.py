@@ -49,7 +49,7 @@ def produce(node, topic, messages, **more):
     return reports
 
 
-def consumer(node, topic, offset=OFFSET_BEGINNING, **more):
+def consumer(node, topic, offset=0, **more):
     """A consumer of partition 0."""
     given = {"group_id": "alone", "enable_auto_commit": False, "auto_offset_reset": "error", "fetch_wait_max_ms": 50}
     reader = Consumer(options(node, **{**given, **more}))
@@ -64,7 +64,7 @@ def take(reader, count):
     return messages
 
 
-def consume(node, topic, count, offset=OFFSET_BEGINNING, **more):
+def consume(node, topic, count, offset=0, **more):
     with consumer(node, topic, offset, **more) as reader:
         return take(reader, count)
 
@@ -345,7 +345,7 @@ def test_records_are_deleted_up_to_an_offset(node, admin, topic):
     produce(node, topic, [{"value": f"{n}"} for n in range(10)])
     (deleted,) = done(admin.delete_records([TopicPartition(topic, 0, 4)])).values()
     assert deleted.low_watermark == 4
-    assert consume(node, topic, 1)[0].offset() == 4
+    assert consume(node, topic, 1, OFFSET_BEGINNING)[0].offset() == 4
     error = failed(admin.delete_records([TopicPartition(topic, 0, 11)]))
     assert error.code() == KafkaError.OFFSET_OUT_OF_RANGE
 
