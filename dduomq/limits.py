@@ -46,7 +46,10 @@ PARKED_APPENDS_MAX = 4_096
 WATCHERS_MAX = 4_096  # parked fetches of one partition
 
 # log
-INLINE_WRITE_BYTES_MAX = 128 * KIB
+INLINE_WRITE_BYTES_MAX = 2 * MIB  # written on the event loop, while the bytes are in the processor's caches
+INLINE_WRITE_HELD_UP_S = 0.02  # a write into the page cache that takes longer was held up by the kernel
+INLINE_WRITE_PAUSE_S = 2.0  # then so long writes go to the disk threads
+INLINE_SEEK_BYTES_MAX = 3 * MIB  # read from the page cache at once; more is read by a disk thread
 RESERVE_STEP_BYTES = 1 * MIB
 RESERVE_STEP_BYTES_MAX = 64 * MIB
 TAIL_POSITIONS_MAX = 64  # batches at the end of a log whose place is known without the index

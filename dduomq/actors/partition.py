@@ -25,6 +25,7 @@ from fsync failures?", Rebello et al., 2020).
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import attrs
@@ -33,6 +34,7 @@ import structlog
 from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.janitor import Dirty
+from dduomq.actors.pace import Pace
 from dduomq.actors.partition_messages import (
     EARLIEST,
     LATEST,
@@ -71,8 +73,9 @@ from dduomq.errors import (
     UnknownLeaderEpoch,
     UnknownTopicOrPartition,
 )
-from dduomq.limits import INLINE_WRITE_BYTES_MAX, PARKED_APPENDS_MAX, WATCHERS_MAX
-from dduomq.log.files import Files, Lease
+from dduomq.limits import INLINE_SEEK_BYTES_MAX, INLINE_WRITE_BYTES_MAX, PARKED_APPENDS_MAX, WATCHERS_MAX
+from dduomq.log.files import Files, Lease, NotResident
+from dduomq.log.places import Places
 from dduomq.log.plog import Appended, PartitionLog, ReadPlan, Seek, WritePlan
 from dduomq.log.recover import RecoveryReport, open_log
 from dduomq.log.settings import CapacityPolicy, Durability, Storage, TopicSettings
@@ -111,6 +114,7 @@ class PartitionWorld:
     disk: Mailbox
     janitor: Mailbox
     log: structlog.stdlib.BoundLogger
+    pace: Pace = attrs.field(factory=Pace)
 
 
 class PartitionActor(Actor):
@@ -118,8 +122,8 @@ class PartitionActor(Actor):
 
     __slots__ = (
         "_append_waits", "_chores", "_closing", "_disk", "_files", "_flushing", "_is_dirty", "_log", "_logger",
-        "_offline", "_on_open", "_parked", "_settings", "_spec", "_unacked", "_watchers", "_world", "_writing",
-        "appended_batches", "appended_bytes", "fetches",
+        "_offline", "_on_open", "_parked", "_places", "_settings", "_spec", "_unacked", "_watchers", "_world",
+        "_writing", "appended_batches", "appended_bytes", "fetches",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Append: "_on_append",
@@ -155,6 +159,7 @@ class PartitionActor(Actor):
         self._logger = world.log.bind(topic=spec.topic, partition=spec.partition)
         self._log: PartitionLog | None = None
         self._offline: StorageError | None = None
+        self._places = Places()
         self._append_waits: list[Append] = []
         self._unacked: deque[tuple[int, Append, Appended]] = deque()
         self._watchers: list[Watcher] = []
@@ -195,7 +200,7 @@ class PartitionActor(Actor):
         else:
             assert isinstance(result, tuple)
             log, report = result
-            self._log, self._offline = log, None
+            self._log, self._offline, self._places = log, None, Places()
             self._report(report)
             if reply is not None:
                 reply.set(None)
@@ -243,19 +248,22 @@ class PartitionActor(Actor):
         if not plan.size:
             self._settle(log, plan, appends)
         elif self._is_inline(plan):
+            began = self._world.clock.monotonic()
             try:
                 plan.run(self._files)
             except DduomqError as error:
                 self._write_failed(log, plan, appends, error)
             else:
                 self._written(log, plan, appends)
+            self._world.pace.note(began, self._world.clock.monotonic())
         else:
             self._writing = (plan, appends)
             self._submit(lambda: plan.run(self._files), self._write_done)
 
     def _is_inline(self, plan: WritePlan) -> bool:
-        """Small writes into the page cache cost less than the hop to a thread and back."""
-        return plan.size <= INLINE_WRITE_BYTES_MAX and not plan.before and not plan.rolled
+        """Writes into the page cache cost less than the hop to a thread and back, unless the kernel holds them up."""
+        is_small = plan.size <= INLINE_WRITE_BYTES_MAX and not plan.before and not plan.rolled
+        return is_small and self._world.pace.is_fast(self._world.clock.monotonic())
 
     def _admitted(self, log: PartitionLog) -> list[Append]:
         """The waiting appends that may go now: in time, and within the topic's capacity."""
@@ -469,29 +477,43 @@ class PartitionActor(Actor):
         message.reply.set(self._fetch_plan(log, None, 0, 0, ()))
 
     def _seek(self, seek: Seek, message: Fetch) -> None:
-        def done(result: object) -> None:
-            log = self._log
-            if isinstance(result, DduomqError):
-                message.refuse(result)
-            elif isinstance(result, BaseException):
-                raise result
-            elif log is None:
-                message.refuse(self._offline or LeaderNotAvailable())
-            elif isinstance(result, ReadPlan):
-                self._answer_fetch(log, message, result)
-            else:
-                self._park_fetch(log, message)
+        """At once, when all that must be read is in the page cache: that costs less than the hop to a thread."""
+        seek = self._places.nearer(seek)
+        hot = self._files.hot(INLINE_SEEK_BYTES_MAX)
+        if hot is not None:
+            with suppress(NotResident):
+                try:
+                    self._sought(message, seek.run(hot), is_resident=True)
+                except DduomqError as error:
+                    message.refuse(error)
+                return
+        self._submit(lambda: seek.run(self._files), lambda result: self._sought(message, result), message)
 
-        self._submit(lambda: seek.run(self._files), done, message)
+    def _sought(self, message: Fetch, result: object, *, is_resident: bool = False) -> None:
+        log = self._log
+        if isinstance(result, DduomqError):
+            message.refuse(result)
+        elif isinstance(result, BaseException):
+            raise result
+        elif log is None:
+            message.refuse(self._offline or LeaderNotAvailable())
+        elif isinstance(result, ReadPlan):
+            self._places.note(result)
+            self._answer_fetch(log, message, result, is_resident=is_resident)
+        else:
+            self._park_fetch(log, message)
 
-    def _answer_fetch(self, log: PartitionLog, message: Fetch, plan: ReadPlan) -> None:
+    def _answer_fetch(
+        self, log: PartitionLog, message: Fetch, plan: ReadPlan, *, is_resident: bool = False
+    ) -> None:  # fmt: skip
         assert message.reply is not None
         try:
             lease = self._files.lease(plan.path)
         except FileNotFoundError:  # retention took the segment between the seek and now
             message.refuse(LeaderNotAvailable("the segment has just been removed; fetch again"))
             return
-        message.reply.set(self._fetch_plan(log, lease, plan.position, plan.size, plan.aborted))
+        found = self._fetch_plan(log, lease, plan.position, plan.size, plan.aborted)
+        message.reply.set(attrs.evolve(found, is_resident=True) if is_resident else found)
 
     def _fetch_plan(
         self,

@@ -124,6 +124,7 @@ class FetchPlan:
     log_start_offset: int
     aborted: tuple[tuple[int, int], ...] = ()
     diverging: tuple[int, int] | None = None  # (epoch, its end offset): what the reader has behind it is not here
+    is_resident: bool = False  # it has just been read, so it is in the page cache
 
     def close(self) -> None:
         if self.lease is not None:

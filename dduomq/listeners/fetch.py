@@ -87,7 +87,7 @@ async def gather(services: Services, context: Context, wish: Wish) -> list[Found
     found = _within(found, wish.max_bytes)
     try:
         for plan in found:
-            if isinstance(plan, FetchPlan) and plan.lease is not None:
+            if isinstance(plan, FetchPlan) and plan.lease is not None and not plan.is_resident:
                 await make_resident(services.disk, plan.lease, plan.position, plan.size)
     except BaseException:
         _close_all(found)

@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, cast
 
 from dduomq.errors import DataDirError, DiskFull, StorageError
 from dduomq.limits import OPEN_FILES_MAX
@@ -26,6 +26,10 @@ BUFFERS_PER_WRITE_MAX = 1024  # IOV_MAX
 PROBE_STEP_BYTES = 64 * 1024
 _KEEP_SIZE = 1
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class NotResident(Exception):
+    """What is to be read is not in the page cache, or it is more than may be read at once."""
 
 
 class Lease(Protocol):
@@ -55,6 +59,15 @@ class Files(Protocol):
 
     def read_at(self, path: str, position: int, size: int) -> bytes:
         """Up to `size` bytes; fewer at the end of the file."""
+
+    def read_into(self, path: str, position: int, view: memoryview) -> int:
+        """Fill `view` with what lies at `position`; how many bytes, fewer at the end of the file."""
+
+    def hot(self, bytes_max: int) -> "Files | None":
+        """The same files for reading no more than `bytes_max`, and without waiting for the disk.
+
+        `read_at` and `read_into` then raise `NotResident` instead. None where that can't be had.
+        """
 
     def read(self, path: str) -> bytes: ...
 
@@ -177,7 +190,8 @@ class RealFiles:
                 os.close(opened.descriptor)
 
     @contextmanager
-    def _using(self, path: str, *, create: bool = False) -> Iterator[int]:
+    def using(self, path: str, *, create: bool = False) -> Iterator[int]:
+        """The file's descriptor, for the length of the block."""
         opened = self._acquire(path, create=create)
         try:
             yield opened.descriptor
@@ -197,7 +211,7 @@ class RealFiles:
 
     def write_at(self, path: str, buffers: Sequence[Buffer], position: int, *, reserve_to: int = 0) -> None:
         try:
-            with self._using(path, create=True) as descriptor:
+            with self.using(path, create=True) as descriptor:
                 if reserve_to > position:
                     _reserve(descriptor, position, reserve_to - position)
                 try:
@@ -210,7 +224,7 @@ class RealFiles:
 
     def sync(self, path: str) -> None:
         try:
-            with self._using(path) as descriptor:
+            with self.using(path) as descriptor:
                 os.fdatasync(descriptor)
         except OSError as error:
             raise StorageError(f"syncing {path} failed: {error.strerror}") from error
@@ -226,11 +240,21 @@ class RealFiles:
             raise StorageError(f"syncing directory {path} failed: {error.strerror}") from error
 
     def read_at(self, path: str, position: int, size: int) -> bytes:
-        with self._using(path) as descriptor:
+        with self.using(path) as descriptor:
             try:
                 return os.pread(descriptor, size, position)
             except OSError as error:
                 raise StorageError(f"reading {path} failed: {error.strerror}") from error
+
+    def read_into(self, path: str, position: int, view: memoryview) -> int:
+        with self.using(path) as descriptor:
+            try:
+                return os.preadv(descriptor, [view], position) if len(view) else 0
+            except OSError as error:
+                raise StorageError(f"reading {path} failed: {error.strerror}") from error
+
+    def hot(self, bytes_max: int) -> Files | None:
+        return cast(Files, _HotFiles(self, bytes_max)) if _RWF_NOWAIT else None
 
     def read(self, path: str) -> bytes:
         with open(path, "rb") as file:
@@ -284,7 +308,7 @@ class RealFiles:
 
     def truncate(self, path: str, size: int) -> None:
         try:
-            with self._using(path) as descriptor:
+            with self.using(path) as descriptor:
                 os.ftruncate(descriptor, size)
         except FileNotFoundError:
             raise
@@ -347,6 +371,34 @@ def _cut_back(descriptor: int, position: int) -> None:
             os.ftruncate(descriptor, position)
     except OSError:
         return
+
+
+class _HotFiles:
+    """Reads what is in the page cache, so much and no more."""
+
+    __slots__ = ("_files", "_left")
+
+    def __init__(self, files: RealFiles, bytes_max: int) -> None:
+        self._files = files
+        self._left = bytes_max
+
+    def read_at(self, path: str, position: int, size: int) -> bytes:
+        data = bytearray(size)
+        self.read_into(path, position, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, path: str, position: int, view: memoryview) -> int:
+        self._left -= len(view)
+        if self._left < 0:
+            raise NotResident
+        with self._files.using(path) as descriptor:
+            try:
+                count = os.preadv(descriptor, [view], position, _RWF_NOWAIT) if len(view) else 0
+            except OSError:  # not there yet, or a file system that can't tell
+                raise NotResident from None
+        if count < len(view):
+            raise NotResident
+        return count
 
 
 def _find_fallocate() -> "ctypes._NamedFuncPointer | None":

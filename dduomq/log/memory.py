@@ -73,6 +73,15 @@ class MemoryFiles:
     def read_at(self, path: str, position: int, size: int) -> bytes:
         return bytes(self._file(path)[position : position + size])
 
+    def read_into(self, path: str, position: int, view: memoryview) -> int:
+        data = self._file(path)[position : position + len(view)]
+        view[: len(data)] = data
+        return len(data)
+
+    def hot(self, bytes_max: int) -> None:
+        """Nothing here waits, and tests want the way through the disk threads."""
+        del bytes_max
+
     def read(self, path: str) -> bytes:
         return bytes(self._file(path))
 

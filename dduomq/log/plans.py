@@ -284,12 +284,16 @@ class Seek:
         """Whole batches from `position` on, which holds offset `expected`, -1 if that is not known."""
         start = -1
         next_offset = self.offset
+
+        def is_enough(at: int, header: BatchHeader) -> bool:
+            return start >= 0 and (header.next_offset > self.upper or at + header.size - start > self.max_bytes)
+
         try:
-            for at, header, batch in walk(files, self.path, position, self.end_position):
+            for at, header, batch in walk(files, self.path, position, self.end_position, is_enough):
                 if expected not in {-1, header.base_offset} or crc_of(batch, 0, header.size) != header.crc:
                     break
                 if header.last_offset >= self.offset:
-                    if header.next_offset > self.upper or (start >= 0 and at + header.size - start > self.max_bytes):
+                    if header.next_offset > self.upper:
                         return self._plan(start, position, next_offset)
                     start, next_offset = at if start < 0 else start, header.next_offset
                 position, expected = at + header.size, header.next_offset

@@ -3,16 +3,18 @@
 Always true: `size` is the end of what was written and may be read; batches lie one behind the other from 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import attrs
 
 from dduomq.errors import CorruptMessage
 from dduomq.limits import SCAN_CHUNK_BYTES
 from dduomq.log.files import Files
+from dduomq.log.scratch import Scratch, borrowed
 from dduomq.wire.batch import HEADER_BYTES, BatchHeader, read_header
 
 NAME_DIGITS = 20
+PEEK_BYTES = 4096  # behind a large batch comes another, as a rule: no more is read of it than its header
 LOG, INDEX, TIME_INDEX, SNAPSHOT = ".log", ".index", ".timeindex", ".snapshot"
 
 
@@ -59,25 +61,37 @@ def is_batch(files: Files, path: str, position: int, base_offset: int, offset: i
     return base_offset <= header.base_offset <= offset
 
 
-def walk(files: Files, path: str, position: int, end: int) -> Iterator[tuple[int, BatchHeader, memoryview]]:
+def walk(
+    files: Files, path: str, position: int, end: int, stop: Callable[[int, BatchHeader], bool] | None = None
+) -> Iterator[tuple[int, BatchHeader, memoryview]]:
     """(position, header, bytes) of the batches from `position` to `end`, read in chunks.
 
-    The bytes hold the whole batch. Raises `CorruptMessage` for a header of impossible shape; ends at a batch
-    that reaches beyond `end`.
+    The bytes hold the whole batch, until the next one is asked for. Raises `CorruptMessage` for a header of
+    impossible shape; ends at a batch that reaches beyond `end`, or for which `stop(position, header)` is true: of
+    that one no more than the header has been read.
     """
-    chunk, start = memoryview(b""), position
-    while end - position >= HEADER_BYTES:
-        if position + HEADER_BYTES > start + len(chunk):
-            chunk, start = memoryview(files.read_at(path, position, min(SCAN_CHUNK_BYTES, end - position))), position
-        at = position - start
-        header = read_header(chunk, at)
-        if position + header.size > end:
-            return
-        if at + header.size > len(chunk):
-            size = min(max(SCAN_CHUNK_BYTES, header.size), end - position)
-            chunk, start = memoryview(files.read_at(path, position, size)), position
-            at = 0
-            if len(chunk) < header.size:
+    with borrowed() as scratch:
+        start, filled, ahead = position, 0, SCAN_CHUNK_BYTES
+        while end - position >= HEADER_BYTES:
+            if position + HEADER_BYTES > start + filled:
+                start, filled = position, _read(files, path, scratch, position, 0, min(ahead, end - position))
+            at = position - start
+            header = read_header(scratch.view[:filled], at)
+            if position + header.size > end or (stop is not None and stop(position, header)):
                 return
-        yield position, header, chunk[at : at + header.size]
-        position += header.size
+            if at + header.size > filled:
+                scratch.view[: filled - at] = scratch.view[at:filled]
+                start, filled, at = position, filled - at, 0
+                size = max(header.size, min(SCAN_CHUNK_BYTES, end - position))
+                filled = _read(files, path, scratch, start, filled, size)
+                if filled < header.size:
+                    return
+            yield position, header, scratch.view[at : at + header.size]
+            position += header.size
+            ahead = SCAN_CHUNK_BYTES if header.size < SCAN_CHUNK_BYTES else PEEK_BYTES
+
+
+def _read(files: Files, path: str, scratch: Scratch, start: int, filled: int, size: int) -> int:
+    """Fill the buffer up to `size` bytes from `start` on; how many are in it then."""
+    view = scratch.hold(size, filled)
+    return filled + files.read_into(path, start + filled, view[filled:size])
