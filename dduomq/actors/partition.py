@@ -466,13 +466,17 @@ class PartitionActor(Actor):
             raise FencedLeaderEpoch(f"leader epoch {epoch} has ended, {self._spec.leader_epoch} is current")
         raise UnknownLeaderEpoch(f"leader epoch {epoch} is not known here yet")
 
+    def _watch(self, watcher: Watcher) -> None:
+        """Wake it when there is more to read."""
+        if len(self._watchers) >= WATCHERS_MAX:
+            self._watchers = [held for held in self._watchers if not held.gone]
+            if len(self._watchers) >= WATCHERS_MAX:
+                raise Overloaded(f"{self.mailbox.name} has {WATCHERS_MAX} fetches waiting")
+        self._watchers.append(watcher)
+
     def _park_fetch(self, log: PartitionLog, message: Fetch) -> None:
         if message.watcher is not None:
-            if len(self._watchers) >= WATCHERS_MAX:
-                self._watchers = [watcher for watcher in self._watchers if not watcher.gone]
-                if len(self._watchers) >= WATCHERS_MAX:
-                    raise Overloaded(f"{self.mailbox.name} has {WATCHERS_MAX} fetches waiting")
-            self._watchers.append(message.watcher)
+            self._watch(message.watcher)
         assert message.reply is not None
         message.reply.set(self._fetch_plan(log, None, 0, 0, ()))
 
@@ -507,6 +511,8 @@ class PartitionActor(Actor):
         self, log: PartitionLog, message: Fetch, plan: ReadPlan, *, is_resident: bool = False
     ) -> None:  # fmt: skip
         assert message.reply is not None
+        if message.watcher is not None and plan.size < message.min_bytes:
+            self._watch(message.watcher)
         try:
             lease = self._files.lease(plan.path)
         except FileNotFoundError:  # retention took the segment between the seek and now
@@ -545,10 +551,12 @@ class PartitionActor(Actor):
             message.reply.set(OffsetAt(-1, log.log_start_offset, epoch))
         elif message.timestamp_ms == LATEST:
             message.reply.set(OffsetAt(-1, upper, epoch))
-        elif message.timestamp_ms == MAX_TIMESTAMP:
-            message.reply.set(OffsetAt(*log.max_timestamp(), epoch))
         else:
-            seek = log.seek_time(message.timestamp_ms)
+            time_ms = log.max_timestamp()[0] if message.timestamp_ms == MAX_TIMESTAMP else message.timestamp_ms
+            if time_ms < 0:
+                message.reply.set(OffsetAt(-1, -1, epoch))
+                return
+            seek = log.seek_time(time_ms)
             self._submit(
                 lambda: seek.run(self._files),
                 lambda result: self._found_time(message, upper, result),
@@ -572,7 +580,9 @@ class PartitionActor(Actor):
         if log is not None:
             self._check_epoch(message.leader_epoch)
             assert message.reply is not None
-            message.reply.set(EpochEnd(*log.epochs.end_offset_of(message.epoch, log.log_end_offset)))
+            is_to_come = message.epoch > self._spec.leader_epoch
+            end = (-1, -1) if is_to_come else log.epochs.end_offset_of(message.epoch, log.log_end_offset)
+            message.reply.set(EpochEnd(*end))
 
     def _on_list_producers(self, message: ListProducers) -> None:
         log = self._ready(message)

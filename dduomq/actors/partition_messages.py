@@ -48,6 +48,7 @@ class Fetch(Message):
     leader_epoch: int
     watcher: Watcher | None
     last_fetched_epoch: int = -1
+    min_bytes: int = 1  # with less than that the watcher is woken by the next append
 
 
 @attrs.frozen(kw_only=True)

@@ -114,6 +114,7 @@ async def _ask_all(services: Services, context: Context, wish: Wish, watcher: Wa
             leader_epoch=part.leader_epoch,
             watcher=watcher,
             last_fetched_epoch=part.last_fetched_epoch,
+            min_bytes=wish.min_bytes,
             reply=reply,
         )
         await mailbox.put(message)

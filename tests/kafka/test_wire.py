@@ -429,3 +429,39 @@ def test_a_topic_named_twice_is_made_by_neither(wire, name):
     assert {topic["error_code"] for topic in answer["topics"]} == {42}
     (found,) = wire.ask("Metadata", 9, topics=[{"name": name}], allow_auto_topic_creation=False)["topics"]
     assert found["error_code"] == UNKNOWN_TOPIC
+
+
+def test_min_bytes_wake_when_they_are_there(node, wire, topic):
+    """Some bytes, but fewer than are asked for: the fetch is woken by those that are missing, not by its time."""
+    produce(wire, topic, batch(b"first"))
+    asked = {"partition": 0, "fetch_offset": 0, "partition_max_bytes": 1 << 20}
+    topics = [{"topic": topic, "partitions": [asked]}]
+    wire.socket.settimeout(20)
+    wire.send("Fetch", 11, max_wait_ms=60_000, min_bytes=50_000, topics=topics, forgotten_topics_data=[])
+    with Foreign(node) as other:
+        produce(other, topic, batch(b"x" * 60_000))
+    _, answer = wire.receive("Fetch", 11)
+    assert len(answer["responses"][0]["partitions"][0]["records"]) > 60_000
+
+
+def test_max_timestamp_is_the_records_own_offset(wire, topic):
+    """Not the last one of its batch."""
+    from kafka.record.memory_records import MemoryRecordsBuilder
+
+    builder = MemoryRecordsBuilder(2, 0, 100_000)
+    for later in (1000, 1030, 1020):
+        builder.append(timestamp=1_700_000_000_000 + later, key=None, value=b"v", headers=[])
+    builder.close()
+    produce(wire, topic, bytes(builder.buffer()))
+    parts = [{"partition_index": 0, "timestamp": -3}]
+    part = wire.ask("ListOffsets", 8, topics=[{"name": topic, "partitions": parts}])["topics"][0]["partitions"][0]
+    assert (part["offset"], part["timestamp"]) == (1, 1_700_000_001_030)
+
+
+def test_an_epoch_to_come_is_not_known(wire, topic):
+    """So a client whose history is longer than this log's learns that it is gone."""
+    produce(wire, topic, batch(b"a"))
+    ask = {"partition": 0, "current_leader_epoch": -1, "leader_epoch": metadata_epoch(wire, topic) + 1}
+    answer = wire.ask("OffsetForLeaderEpoch", 3, replica_id=-2, topics=[{"topic": topic, "partitions": [ask]}])
+    part = answer["topics"][0]["partitions"][0]
+    assert (part["leader_epoch"], part["end_offset"]) == (-1, -1)
