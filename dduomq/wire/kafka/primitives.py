@@ -107,9 +107,11 @@ class Reader:
 
     def count(self, count: int) -> int:
         """An array's length, checked: each element has at least one byte."""
-        self._elements -= count
-        if count > self.end - self.position or self._elements < 0:
+        if count > self.end - self.position:
             raise WireError(f"an array says it has {count} elements; {self.end - self.position} bytes are left")
+        self._elements -= count
+        if self._elements < 0:
+            raise WireError(f"there are more than {KAFKA_ELEMENTS_MAX} array elements in one request")
         return count
 
 

@@ -14,6 +14,7 @@ from dduomq.errors import WireError
 from dduomq.wire.kafka.primitives import NO_ID, Reader, Writer
 
 LATEST = 2**15 - 1
+STRING_BYTES_MAX = 2**15 - 1
 Read: TypeAlias = Callable[[Reader], Any]
 Write: TypeAlias = Callable[[Writer, Any], None]
 NUMBERS = ("int8", "int16", "int32", "int64", "uint16", "uint32", "float64")
@@ -172,7 +173,7 @@ def _size_reader(kind: str, flexible: bool) -> Read:
 
 def _sized_reader(kind: str, flexible: bool, nullable: bool) -> Read:
     read_size = _size_reader(kind, flexible)
-    take: Callable[[Reader, int], Any] = Reader.text if kind == "string" else Reader.take
+    take: Callable[[Reader, int], Any] = _string if kind == "string" else Reader.take
 
     def read(source: Reader) -> Any:
         size = read_size(source)
@@ -183,6 +184,13 @@ def _sized_reader(kind: str, flexible: bool, nullable: bool) -> Read:
         return None
 
     return read
+
+
+def _string(source: Reader, size: int) -> str:
+    """No longer than Kafka takes it, in the compact form, too: so that older versions can tell it to others."""
+    if size > STRING_BYTES_MAX:
+        raise WireError(f"a string has {size} bytes, the most is {STRING_BYTES_MAX}")
+    return source.text(size)
 
 
 def _array_reader(read_item: Read, flexible: bool, nullable: bool) -> Read:

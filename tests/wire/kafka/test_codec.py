@@ -3,6 +3,7 @@
 import tracemalloc
 from random import Random
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from dduomq.errors import DduomqError, WireError
 from dduomq.limits import KAFKA_ELEMENTS_MAX
 from dduomq.wire.kafka.primitives import Reader, Writer
 from dduomq.wire.kafka.registry import APIS
-from dduomq.wire.kafka.schema import parse, reader, writer
+from dduomq.wire.kafka.schema import STRING_BYTES_MAX, parse, reader, writer
 from dduomq.wire.kafka.session import Session
 from tests.wire.kafka.samples import message
 
@@ -111,6 +112,83 @@ def test_null_is_not_empty():
             old(Reader(memoryview(out.out)))
         with pytest.raises(ValueError, match="can't be null"):
             writer(TABLE, 0, flexible=flexible)(Writer(), {"name": None, "many": []})
+
+
+@pytest.mark.parametrize("flexible", [False, True])
+def test_a_string_is_no_longer_than_any_version_can_tell(flexible):
+    """Or else a name given in the compact form could not be told to whoever asks in an old version."""
+    table = parse("name string 0+")
+    read, write = reader(table, 0, flexible=flexible), writer(table, 0, flexible=flexible)
+    longest = {"name": "x" * STRING_BYTES_MAX}
+    out = Writer()
+    write(out, longest)
+    assert read(Reader(memoryview(out.out))) == longest
+    out = Writer()
+    writer(table, 0, flexible=True)(out, {"name": "x" * (STRING_BYTES_MAX + 1)})
+    with pytest.raises(WireError, match="a string has 32768 bytes"):
+        reader(table, 0, flexible=True)(Reader(memoryview(out.out)))
+
+
+@pytest.mark.parametrize("flexible", [False, True])
+def test_the_most_elements_and_one_more(flexible):
+    """They are counted over the whole request, however many arrays they are in."""
+    table = parse("""
+        rows [] 0+
+            cells [int8] 0+
+    """)
+    read, write = reader(table, 0, flexible=flexible), writer(table, 0, flexible=flexible)
+    for extra in (0, 1):
+        out = Writer()
+        write(
+            out,
+            {
+                "rows": [
+                    {"cells": [1] * (KAFKA_ELEMENTS_MAX // 2 - 1)},
+                    {"cells": [1] * (KAFKA_ELEMENTS_MAX // 2 - 1 + extra)},
+                ]
+            },
+        )
+        if not extra:
+            assert len(read(Reader(memoryview(out.out)))["rows"]) == 2
+        else:
+            with pytest.raises(WireError, match="more than 200000 array elements"):
+                read(Reader(memoryview(out.out)))
+
+
+def grown(fields):
+    """The table of a later Kafka: each structure has tagged fields that are not known here."""
+    added = parse("""
+        added string 0+ tag=77
+        added_structure {} 0+ tag=9999
+            number int64 0+
+    """)
+    return (*(attrs.evolve(field, fields=grown(field.fields)) if field.fields else field for field in fields), *added)
+
+
+def with_news(value):
+    """A value for a grown table."""
+    if isinstance(value, list):
+        return [with_news(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    news = {"added": "news", "added_structure": {"number": 5}}
+    return {**{name: with_news(item) for name, item in value.items()}, **news}
+
+
+@pytest.mark.parametrize(("api", "version"), [case for case in VERSIONS if case[0].is_flexible(case[1])])
+def test_what_later_versions_of_kafka_add_is_skipped(api, version):
+    """In every structure of every API, as KIP-482 promises; the rest is read as if nothing had been added."""
+    for table in (api.request, api.response):
+        for seed in range(3):
+            value = message(table.fields, version, Random(seed))
+            plain = b"".join(bytes(chunk) for chunk in table.encode(value, version))
+            out = Writer()
+            writer(grown(table.fields), version, flexible=True)(out, with_news(value))
+            data = b"".join(bytes(chunk) for chunk in out.chunks())
+            assert len(data) > len(plain)
+            source = Reader(memoryview(data))
+            assert table.read(source, version) == table.read(Reader(memoryview(plain)), version)
+            assert source.position == len(data)
 
 
 def test_unknown_tags_are_skipped():
