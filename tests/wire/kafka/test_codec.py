@@ -1,5 +1,6 @@
 """The codec against hostile bytes: an error of ours or a value, never anything else, and never much memory."""
 
+import contextlib
 import tracemalloc
 from random import Random
 
@@ -14,6 +15,8 @@ from dduomq.wire.kafka.primitives import Reader, Writer
 from dduomq.wire.kafka.registry import APIS
 from dduomq.wire.kafka.schema import STRING_BYTES_MAX, parse, reader, writer
 from dduomq.wire.kafka.session import Session
+from tests.listeners.fuzzing import Finding
+from tests.wire.kafka.fuzzing import MUTANTS, fuzz_codec
 from tests.wire.kafka.samples import message
 
 VERSIONS = [(api, version) for api in APIS.values() for version in range(api.first, api.last + 1)]
@@ -44,6 +47,19 @@ def test_a_request_with_a_wrong_byte_is_refused_or_read(api, version):
                 api.request.read(Reader(memoryview(data[:at] + bytes([byte]) + data[at + 1 :])), version)
             except WireError:
                 continue
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_faulty_requests_are_refused_or_read(seed):
+    """A little of it with every run; `./scripts/fuzz --codec` goes on for as long as one likes."""
+    assert fuzz_codec(seed) == MUTANTS * len(VERSIONS)
+
+
+def test_a_bug_of_the_codec_is_found(monkeypatch):
+    """With the seed and the bytes that show it."""
+    monkeypatch.setattr(Reader, "text", lambda source, size: str(source.take(size), "utf-8"))
+    with pytest.raises(Finding, match=r"seed \d+: \w+ v\d+: UnicodeDecodeError.* from [0-9a-f]+$"):
+        sum(map(fuzz_codec, range(10)))
 
 
 @given(key=st.sampled_from(sorted(APIS)), version=st.integers(-1, 20), rest=st.binary(max_size=400))
@@ -82,6 +98,20 @@ def test_a_million_tiny_elements_do_not_fit(name):
     try:
         with pytest.raises(WireError):
             api.request.read(Reader(memoryview(data)), api.last)
+        assert tracemalloc.get_traced_memory()[1] < 1_000 * KAFKA_ELEMENTS_MAX
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("byte", [0x00, 0x01, 0x02, 0x03, 0xFF])
+@pytest.mark.parametrize(("api", "version"), [(api, api.last) for api in APIS.values()])
+def test_a_mebibyte_of_the_same_costs_no_more_than_its_elements(api, version, byte):
+    """Whatever is made of it before it is refused, or read."""
+    data = memoryview(bytes([byte]) * 2**20)
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(WireError):
+            api.request.read(Reader(data), version)
         assert tracemalloc.get_traced_memory()[1] < 1_000 * KAFKA_ELEMENTS_MAX
     finally:
         tracemalloc.stop()
