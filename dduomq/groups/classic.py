@@ -27,6 +27,8 @@ from dduomq.groups.records import GroupRecord, MemberRecord
 from dduomq.limits import (
     GROUP_MEMBERS_MAX,
     INITIAL_REBALANCE_DELAY_MS,
+    MEMBER_METADATA_BYTES_MAX,
+    MEMBER_PROTOCOLS_MAX,
     SESSION_TIMEOUT_MS_MAX,
     SESSION_TIMEOUT_MS_MIN,
 )
@@ -106,6 +108,12 @@ class ClassicGroup:
             )
         if not request.protocol_type or not request.protocols:
             raise InconsistentProtocol("a member must name at least one way to share the partitions")
+        size = sum(len(name) + len(metadata) for name, metadata in request.protocols)
+        if len(request.protocols) > MEMBER_PROTOCOLS_MAX or size > MEMBER_METADATA_BYTES_MAX:
+            raise InconsistentProtocol(
+                f"{len(request.protocols)} protocols of {size} bytes: a member may have {MEMBER_PROTOCOLS_MAX} "
+                f"of {MEMBER_METADATA_BYTES_MAX} bytes together"
+            )
         others = [member for member in self.members.values() if member.member_id != request.member_id]
         if not others:
             return

@@ -16,7 +16,7 @@ from dduomq.groups.errors import (
     UnknownMember,
 )
 from dduomq.groups.member import JoinRequest
-from dduomq.limits import INITIAL_REBALANCE_DELAY_MS
+from dduomq.limits import INITIAL_REBALANCE_DELAY_MS, MEMBER_METADATA_BYTES_MAX, MEMBER_PROTOCOLS_MAX
 
 DELAY_S = INITIAL_REBALANCE_DELAY_MS / 1000
 SESSION_S, REBALANCE_S = 10, 60
@@ -200,6 +200,14 @@ def test_the_way_that_most_want_is_chosen(world):
     world.wait(DELAY_S)
     assert world.joins["a"].protocol == "sticky"
     assert [member[2] for member in world.joins["a"].members] == [b"2", b"3", b"5"]
+
+
+def test_a_member_may_not_bring_too_much(world):
+    """What it brings is held as long as it is a member."""
+    world.join("many", protocols=[(f"p{number}", b"") for number in range(MEMBER_PROTOCOLS_MAX + 1)])
+    world.join("large", protocols=[("range", b"x" * MEMBER_METADATA_BYTES_MAX)])
+    assert all(isinstance(world.joins[name].error, InconsistentProtocol) for name in ("many", "large"))
+    assert not world.group.members
 
 
 def test_stale_members_are_refused(world):
