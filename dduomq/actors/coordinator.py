@@ -176,8 +176,6 @@ class CoordinatorActor(Actor):
     def _group(self, name: str) -> Group:
         group = self._groups.get(name)
         if group is None:
-            if len(self._groups) >= GROUPS_PER_COORDINATOR_MAX:
-                raise Overloaded(f"{self.mailbox.name} has {GROUPS_PER_COORDINATOR_MAX} groups, not more")
             group = self._groups[name] = Group(name)
             group.changed_ms = self._world.clock.wall_ms()
         return group
@@ -188,8 +186,11 @@ class CoordinatorActor(Actor):
             raise CoordinatorLoading
         if not name or len(name) > GROUP_NAME_CHARACTERS_MAX:
             raise InvalidGroupId(f"a group's name has 1 to {GROUP_NAME_CHARACTERS_MAX} characters")
-        if name not in self._groups and not create:
-            raise GroupNotFound(f"there is no group {name!r}")
+        if name not in self._groups:
+            if not create:
+                raise GroupNotFound(f"there is no group {name!r}")
+            if len(self._groups) >= GROUPS_PER_COORDINATOR_MAX:
+                raise Overloaded(f"{self.mailbox.name} has {GROUPS_PER_COORDINATOR_MAX} groups, not more")
         return self._group(name)
 
     # --- members ------------------------------------------------------------------------------------
@@ -198,10 +199,8 @@ class CoordinatorActor(Actor):
         reply: Reply[JoinResult] | None = message.reply
         assert reply is not None
         request = message.request
-        if request.member_id and message.group not in self._groups:
-            self._ready(message.group, create=True)
-            raise UnknownMember(f"group {message.group!r} does not know member {request.member_id!r}")
-        group = self._ready(message.group, create=True)
+        is_new = not request.member_id
+        group = self._ready(message.group, create=True) if is_new else self._member_group(message.group)
         group.classic.join(request, self._now(), self._new_id, reply.set)
         self._changed(group)
 
@@ -249,7 +248,10 @@ class CoordinatorActor(Actor):
         classic = group.classic
         if classic.state == EMPTY and classic.generation != max(group.stored, 0):
             self._store_group(group)
-        self._schedule(group)
+        if classic.is_unused and group.stored < 0 and not group.offsets:
+            self._groups.pop(classic.name, None)  # a join that was refused leaves nothing behind
+        else:
+            self._schedule(group)
 
     def _store_group(self, group: Group) -> None:
         classic, generation = group.classic, group.classic.generation
@@ -281,8 +283,9 @@ class CoordinatorActor(Actor):
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, Acked):
-                group.offsets.update(message.offsets)
-                group.changed_ms = self._world.clock.wall_ms()
+                held = self._group(message.group)  # the group may have been deleted since, and this comes behind that
+                held.offsets.update(message.offsets)
+                held.changed_ms = self._world.clock.wall_ms()
                 reply.set(None)
             else:
                 reply.fail(result)

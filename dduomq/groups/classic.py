@@ -66,6 +66,11 @@ class ClassicGroup:
             member.heard(now)
         self.state = STABLE if self.members else EMPTY
 
+    @property
+    def is_unused(self) -> bool:
+        """No member, and none on its way."""
+        return not self.members and not self._pending
+
     def record(self, wall_ms: int) -> GroupRecord:
         """What is to be stored of it."""
         members = tuple(member.record() for member in self.members.values())

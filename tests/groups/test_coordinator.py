@@ -236,6 +236,30 @@ async def test_offsets_of_a_deleted_topic_are_not_those_of_the_next(autojump_clo
         nursery.cancel_scope.cancel()
 
 
+async def test_a_refused_join_leaves_no_group_behind(autojump_clock):
+    """Neither a stranger's member id, nor a senseless time-out, nor a newcomer that never comes back."""
+    async with trio.open_nursery() as nursery:
+        machine = Machine(nursery)
+        async with machine.node():
+            member = Member(machine)
+            await member.connect()
+            asked = {"rebalance_timeout_ms": 1_000, "protocol_type": "consumer",
+                     "protocols": [{"name": "range", "metadata": b""}]}  # fmt: skip
+
+            async def join(group, member_id="", session_timeout_ms=SESSION_MS):
+                answer = await member.wire.ask(
+                    "JoinGroup", 9, group_id=group, member_id=member_id, session_timeout_ms=session_timeout_ms, **asked
+                )
+                return answer["error_code"]
+
+            await eventually(lambda: join("stranger", "nobody"), 25)
+            await eventually(lambda: join("senseless", session_timeout_ms=1), 26)
+            await eventually(lambda: join("never back"), MEMBER_ID_REQUIRED)
+            await trio.sleep(2 * SESSION_MS / 1000)
+            assert (await member.wire.ask("ListGroups", 5, states_filter=[], types_filter=[]))["groups"] == []
+        nursery.cancel_scope.cancel()
+
+
 def test_nothing_here_leaves_a_patch_behind():
     """`crash_at_the_next_sync` puts back what it replaced."""
     assert FlushPlan.run.__name__ == "run"
