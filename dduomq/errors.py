@@ -264,6 +264,150 @@ class Unauthorized(DduomqError):
     code = 29
 
 
+# --- groups -----------------------------------------------------------------------------------------
+
+
+class OffsetMetadataTooLarge(DduomqError):
+    """The text beside a committed offset is too long."""
+
+    code = 12
+
+
+class CoordinatorNotAvailable(DduomqError):
+    """The group's coordinator can't keep anything just now; try again."""
+
+    code = 15
+    retriable = True
+
+
+class CoordinatorLoading(DduomqError):
+    """The group's coordinator is reading its log; try again."""
+
+    code = 14
+    retriable = True
+
+
+class IllegalGeneration(DduomqError):
+    """The group has been shared out anew since; join again."""
+
+    code = 22
+
+
+class InconsistentProtocol(DduomqError):
+    """The group's members have no way to share the partitions in common."""
+
+    code = 23
+
+
+class InvalidGroupId(DduomqError):
+    """A group must have a name."""
+
+    code = 24
+
+
+class UnknownMember(DduomqError):
+    """The group does not know this member, or no longer; join again."""
+
+    code = 25
+
+
+class InvalidSessionTimeout(DduomqError):
+    """The session time-out is out of bounds."""
+
+    code = 26
+
+
+class RebalanceInProgress(DduomqError):
+    """The group is being shared out anew; join again."""
+
+    code = 27
+
+
+class GroupNotEmpty(DduomqError):
+    """The group has members; stop them first."""
+
+    code = 68
+
+
+class GroupNotFound(DduomqError):
+    """There is no such group."""
+
+    code = 69
+
+
+class MemberIdRequired(DduomqError):
+    """Join again with the member id that came with this answer (KIP-394)."""
+
+    code = 79
+
+
+class GroupFull(DduomqError):
+    """The group has as many members as are allowed."""
+
+    code = 81
+
+
+class FencedInstance(DduomqError):
+    """Another process has joined with the same group.instance.id since (KIP-345)."""
+
+    code = 82
+
+
+class SubscribedToTopic(DduomqError):
+    """The group's members subscribe to this topic: its offsets can't be deleted."""
+
+    code = 86
+
+
+class FencedMemberEpoch(DduomqError):
+    """The group has gone on without this member: its epoch is not the one the group knows; join again (KIP-848)."""
+
+    code = 110
+
+
+class UnreleasedInstance(DduomqError):
+    """Another process with this instance id is a member of the group; it must leave first."""
+
+    code = 111
+
+
+class UnsupportedAssignor(DduomqError):
+    """The broker has no assignor of that name."""
+
+    code = 112
+
+
+class StaleMemberEpoch(DduomqError):
+    """The member's epoch is an old one; take part in the group's latest assignment, then commit."""
+
+    code = 113
+    retriable = True
+
+
+class InvalidRegularExpression(DduomqError):
+    """The subscription's pattern is not a regular expression of RE2's."""
+
+    code = 128
+
+
+class InvalidFilter(DduomqError):
+    """The filter can't be read; the message points at the place."""
+
+    code = 1130
+
+
+class NotOwner(DduomqError):
+    """The partition is not this member's: another one reads it now, its progress is not touched."""
+
+    code = 1131
+
+
+class OffsetMovedBack(DduomqError):
+    """A commit would move the group's progress back; say so with `rewind`, or reset the group's offsets."""
+
+    code = 1132
+
+
 def _walk(root: type[DduomqError]) -> list[type[DduomqError]]:
     return [root] + [cls for child in root.__subclasses__() for cls in _walk(child)]
 

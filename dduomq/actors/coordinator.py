@@ -51,18 +51,19 @@ from dduomq.actors.coordinator_messages import (
 )
 from dduomq.actors.partition_messages import Acked
 from dduomq.actors.router import Routes
-from dduomq.errors import DduomqError, Overloaded
-from dduomq.groups import records
-from dduomq.groups.classic import EMPTY, ClassicGroup
-from dduomq.groups.errors import (
+from dduomq.errors import (
     CoordinatorLoading,
     CoordinatorNotAvailable,
+    DduomqError,
     GroupNotEmpty,
     GroupNotFound,
     InvalidGroupId,
+    Overloaded,
     SubscribedToTopic,
     UnknownMember,
 )
+from dduomq.groups import records
+from dduomq.groups.classic import EMPTY, ClassicGroup
 from dduomq.groups.member import NEVER, JoinResult, SyncResult
 from dduomq.groups.records import Committed, GroupKey, Key, OffsetKey, Place
 from dduomq.groups.subscription import topics_of

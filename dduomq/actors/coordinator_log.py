@@ -16,9 +16,8 @@ import structlog
 from dduomq.actors.actor import Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.partition_messages import EARLIEST, Acked, Append, Fetch, FetchPlan, FindOffset, OffsetAt, Purge
-from dduomq.errors import CorruptMessage, DduomqError, Overloaded
+from dduomq.errors import CoordinatorNotAvailable, CorruptMessage, DduomqError, Overloaded
 from dduomq.groups import records
-from dduomq.groups.errors import CoordinatorNotAvailable
 from dduomq.groups.member import NEVER
 from dduomq.groups.records import Key
 from dduomq.limits import BATCH_BYTES_CEILING, GROUPS_REWRITE_BYTES, MIB

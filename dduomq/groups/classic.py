@@ -10,9 +10,9 @@ only after they have been stored.
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from dduomq.errors import DduomqError
-from dduomq.groups.errors import (
+from dduomq.errors import (
     CoordinatorNotAvailable,
+    DduomqError,
     FencedInstance,
     GroupFull,
     IllegalGeneration,

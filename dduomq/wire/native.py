@@ -8,19 +8,18 @@ are never inside the CBOR: they are the frame's payload, one after another in th
 Always true: decoding raises `WireError` or returns a value, nothing else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
-from functools import cache
-from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import attrs
 
 from dduomq.errors import WireError
-from dduomq.limits import PARTITIONS_PER_REQUEST_MAX
+from dduomq.wire import native_groups as groups
+from dduomq.wire.plain import from_plain as from_plain
+from dduomq.wire.plain import to_plain as to_plain
 
 PROTOCOL_VERSION = 1
-T = TypeVar("T")
 
 
 class Api(IntEnum):
@@ -39,6 +38,16 @@ class Api(IntEnum):
     DESCRIBE_TOPIC = 14
     ALTER_TOPIC = 15
     RESTORE_LOG = 16
+    GROUP_HEARTBEAT = 20
+    COMMIT_OFFSETS = 21
+    FETCH_COMMITTED = 22
+    FORGET_OFFSETS = 23
+    LIST_GROUPS = 24
+    DESCRIBE_GROUP = 25
+    DELETE_GROUP = 26
+    REMOVE_MEMBER = 27
+    PUSH = 30
+    CREDIT = 31
 
 
 class Isolation(IntEnum):
@@ -115,11 +124,14 @@ class FetchPart:
 
 @attrs.frozen
 class Fetch:
+    """`filter`: only records that match; see `dduomq.query.filter`."""
+
     max_wait_ms: int
     min_bytes: int
     max_bytes: int
     isolation: int
     parts: tuple[FetchPart, ...]
+    filter: str | None = None
 
 
 @attrs.frozen
@@ -346,98 +358,18 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.DESCRIBE_TOPIC: (DescribeTopic, TopicDescription),
     Api.ALTER_TOPIC: (AlterTopic, Done),
     Api.RESTORE_LOG: (RestoreLog, Done),
+    Api.GROUP_HEARTBEAT: (groups.GroupHeartbeat, groups.GroupHeartbeatAnswer),
+    Api.COMMIT_OFFSETS: (groups.CommitOffsets, groups.OffsetsCommitted),
+    Api.FETCH_COMMITTED: (groups.FetchCommitted, groups.GroupOffsets),
+    Api.FORGET_OFFSETS: (groups.ForgetOffsets, Done),
+    Api.LIST_GROUPS: (groups.ListGroups, groups.GroupsListed),
+    Api.DESCRIBE_GROUP: (groups.DescribeGroup, groups.GroupDescription),
+    Api.DELETE_GROUP: (groups.DeleteGroup, Done),
+    Api.REMOVE_MEMBER: (groups.RemoveMember, Done),
+    Api.PUSH: (groups.Push, groups.Pushed),
+    Api.CREDIT: (groups.Credit, Done),
 }
 API_OF: Mapping[type, Api] = {request: api for api, (request, _) in REQUESTS.items()}
-
-
-# --- values to arrays -------------------------------------------------------------------------------
-
-
-@cache
-def _encoder(cls: type) -> Callable[[Any], object]:
-    names = tuple(field.name for field in attrs.fields(cls))
-    return lambda value: [to_plain(getattr(value, name)) for name in names]
-
-
-def to_plain(value: object) -> object:
-    """`value` as CBOR can carry it: attrs classes become arrays, mappings become maps."""
-    if value is None or isinstance(value, int | str | bytes):
-        return value
-    if isinstance(value, tuple | list):
-        return [to_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return dict(value)
-    return _encoder(type(value))(value)  # type: ignore[arg-type]  # a class is hashable
-
-
-# --- arrays to values -------------------------------------------------------------------------------
-
-_Reader = Callable[[Any], Any]
-
-
-def _exactly(kind: type) -> _Reader:
-    def read(plain: Any) -> Any:
-        if type(plain) is not kind:
-            raise WireError(f"{kind.__name__} expected, {type(plain).__name__} came")
-        return plain
-
-    return read
-
-
-def _tuple_of(items: tuple[Any, ...]) -> _Reader:
-    if len(items) == 2 and items[1] is Ellipsis:
-        each = _reader(items[0])
-
-        def read_many(plain: Any) -> Any:
-            if type(plain) is not list or len(plain) > PARTITIONS_PER_REQUEST_MAX:
-                raise WireError(f"a list of at most {PARTITIONS_PER_REQUEST_MAX} was expected")
-            return tuple([each(item) for item in plain])
-
-        return read_many
-    readers = tuple(_reader(item) for item in items)
-
-    def read_fixed(plain: Any) -> Any:
-        if type(plain) is not list or len(plain) != len(readers):
-            raise WireError(f"a list of {len(readers)} was expected")
-        return tuple([reader(item) for reader, item in zip(readers, plain, strict=True)])
-
-    return read_fixed
-
-
-def _string_map(plain: Any) -> Any:
-    if type(plain) is not dict or not all(type(k) is str and type(v) is str for k, v in plain.items()):
-        raise WireError("a map of strings was expected")
-    return plain
-
-
-def _reader(hint: Any) -> _Reader:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is tuple:
-        return _tuple_of(arguments)
-    if origin in {UnionType, Union}:
-        inner = _reader(next(item for item in arguments if item is not NoneType))
-        return lambda plain: None if plain is None else inner(plain)
-    if origin is not None and issubclass(origin, Mapping):
-        return _string_map
-    if attrs.has(hint):
-        return lambda plain: from_plain(hint, plain)
-    return _exactly(hint)
-
-
-@cache
-def _class_reader(cls: type) -> tuple[tuple[_Reader, ...], int]:
-    hints = get_type_hints(cls)
-    fields = attrs.fields(cls)
-    required = sum(field.default is attrs.NOTHING for field in fields)
-    return tuple(_reader(hints[field.name]) for field in fields), required
-
-
-def from_plain(cls: type[T], plain: Any) -> T:
-    """The value of class `cls` that `to_plain` made `plain` from; raises `WireError`."""
-    readers, required = _class_reader(cls)  # type: ignore[arg-type]  # a class is hashable
-    if type(plain) is not list or len(plain) < required:
-        raise WireError(f"{cls.__name__} needs a list of at least {required}")
-    return cls(*[reader(item) for reader, item in zip(readers, plain, strict=False)])
 
 
 # --- headers ----------------------------------------------------------------------------------------

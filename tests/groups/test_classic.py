@@ -5,8 +5,7 @@ from random import Random
 
 import pytest
 
-from dduomq.groups.classic import COMPLETING, EMPTY, PREPARING, STABLE, ClassicGroup
-from dduomq.groups.errors import (
+from dduomq.errors import (
     FencedInstance,
     IllegalGeneration,
     InconsistentProtocol,
@@ -15,6 +14,7 @@ from dduomq.groups.errors import (
     RebalanceInProgress,
     UnknownMember,
 )
+from dduomq.groups.classic import COMPLETING, EMPTY, PREPARING, STABLE, ClassicGroup
 from dduomq.groups.member import JoinRequest
 from dduomq.limits import INITIAL_REBALANCE_DELAY_MS, MEMBER_METADATA_BYTES_MAX, MEMBER_PROTOCOLS_MAX
 

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from dduomq.actors.actor import Reply, ask
 from dduomq.actors.coordinator_messages import Commit, DeleteOffsets, FetchOffsets
-from dduomq.errors import DduomqError
-from dduomq.groups.errors import OffsetMetadataTooLarge
+from dduomq.errors import DduomqError, OffsetMetadataTooLarge
 from dduomq.groups.records import Committed, Place
 from dduomq.limits import OFFSET_METADATA_CHARACTERS_MAX
 from dduomq.listeners.admit import Operation

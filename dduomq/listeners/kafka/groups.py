@@ -13,8 +13,7 @@ from dduomq.actors.coordinator_messages import (
     ListGroups,
     Sync,
 )
-from dduomq.errors import DduomqError
-from dduomq.groups.errors import GroupNotFound
+from dduomq.errors import DduomqError, GroupNotFound
 from dduomq.groups.member import JoinRequest, JoinResult, SyncResult
 from dduomq.limits import SESSION_TIMEOUT_MS_MAX
 from dduomq.listeners.admit import Operation
