@@ -23,7 +23,7 @@ import trio
 from dduomq.actors.actor import Mailbox, ask
 from dduomq.actors.admin import Admin, ConfigValue, TopicDefaults
 from dduomq.actors.alarms import Alarms
-from dduomq.actors.coordinator import CoordinatorWorld
+from dduomq.actors.coordinator_table import CoordinatorWorld
 from dduomq.actors.disk import DiskActor, DiskClient
 from dduomq.actors.groups import Groups
 from dduomq.actors.janitor import Chores, JanitorActor, Tick

@@ -6,7 +6,9 @@
 | Sync | listeners | SyncResult | nothing | a member gets its assignment once that is stored |
 | Heartbeat | listeners | None | nothing | the member lives; told if it is out or a rebalance has begun |
 | Leave | listeners | tuple of Gone | nothing | members go |
-| Commit | listeners | None | nothing | offsets are stored, then answered |
+| GroupBeat | listeners | Beaten | nothing | a member joins, lives, moves on or leaves; the broker shares out |
+| RemoveMember | listeners | None | nothing | a member is put out |
+| Commit | listeners | refused places | nothing | offsets are stored, then answered |
 | FetchOffsets | listeners | places and offsets | nothing | what is stored |
 | DeleteOffsets | listeners | places that may not go | nothing | offsets are forgotten |
 | ListGroups | listeners | tuple of GroupOverview | nothing | a picture of all |
@@ -23,16 +25,14 @@ its record is as durable as the topic `__groups` promises; whoever replays the l
 not grow without bound: when it has, the state is written anew and what was before it is deleted.
 """
 
-import heapq
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import ClassVar
 
-import attrs
-import structlog
-
-from dduomq.actors.actor import Actor, Mailbox, Message, Reply
-from dduomq.actors.alarms import Alarm, Alarms
+from dduomq.actors.actor import Actor, Mailbox, Message
+from dduomq.actors.alarms import Alarm
+from dduomq.actors.coordinator_classic import ClassicMembers
+from dduomq.actors.coordinator_consumer import ConsumerMembers
 from dduomq.actors.coordinator_log import Begun, CoordinatorLog, Entry, Fetched, Loaded, Stored
 from dduomq.actors.coordinator_messages import (
     Commit,
@@ -40,79 +40,50 @@ from dduomq.actors.coordinator_messages import (
     DeleteOffsets,
     DescribeGroup,
     FetchOffsets,
-    Gone,
-    GroupDescription,
-    GroupOverview,
+    GroupBeat,
     Heartbeat,
     Join,
     Leave,
     ListGroups,
+    RemoveMember,
     Sync,
 )
+from dduomq.actors.coordinator_table import CoordinatorWorld, Group, GroupTable, Parked
 from dduomq.actors.partition_messages import Acked
-from dduomq.actors.router import Routes
 from dduomq.errors import (
     CoordinatorLoading,
     CoordinatorNotAvailable,
     DduomqError,
     GroupNotEmpty,
     GroupNotFound,
-    InvalidGroupId,
-    Overloaded,
+    NotOwner,
+    OffsetMovedBack,
     SubscribedToTopic,
-    UnknownMember,
 )
 from dduomq.groups import records
-from dduomq.groups.classic import EMPTY, ClassicGroup
-from dduomq.groups.member import NEVER, JoinResult, SyncResult
-from dduomq.groups.records import Committed, GroupKey, Key, OffsetKey, Place
+from dduomq.groups.classic import ClassicGroup
+from dduomq.groups.consumer import ConsumerGroup
+from dduomq.groups.member import NEVER
+from dduomq.groups.records import ConsumersKey, GroupKey, Key, MemberKey, OffsetKey, Place
 from dduomq.groups.subscription import topics_of
-from dduomq.limits import (
-    GROUP_NAME_CHARACTERS_MAX,
-    GROUPS_PER_COORDINATOR_MAX,
-    OFFSET_RETENTION_MS,
-)
-from dduomq.ports import Clock, Rng
+from dduomq.limits import DESCRIBE_WAIT_MS_MAX, OFFSET_RETENTION_MS
 
 EXPIRY_INTERVAL_S = 600
-
-
-class Group:
-    """One group: its members, and how far it has come."""
-
-    __slots__ = ("alarm_at", "changed_ms", "classic", "offsets", "stored")
-
-    def __init__(self, name: str) -> None:
-        self.classic = ClassicGroup(name)
-        self.offsets: dict[Place, Committed] = {}
-        self.stored = -1  # the generation whose record is in the log, or on its way
-        self.changed_ms = 0
-        self.alarm_at = NEVER  # when its time-outs are looked at next
-
-
-@attrs.frozen
-class CoordinatorWorld:
-    """What all coordinators of a node share."""
-
-    clock: Clock
-    rng: Rng
-    disk: Mailbox
-    alarms: Alarms
-    routes: Routes
-    log: structlog.stdlib.BoundLogger
 
 
 class CoordinatorActor(Actor):
     """Answers for the groups of one partition of `__groups`."""
 
     __slots__ = (
-        "_alarm_at", "_due", "_expire_at", "_groups", "_log", "_world",
+        "_alarm_at", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_table", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Join: "_on_join",
         Sync: "_on_sync",
         Heartbeat: "_on_heartbeat",
         Leave: "_on_leave",
+        GroupBeat: "_on_group_beat",
+        RemoveMember: "_on_remove_member",
         Commit: "_on_commit",
         FetchOffsets: "_on_fetch_offsets",
         DeleteOffsets: "_on_delete_offsets",
@@ -131,10 +102,12 @@ class CoordinatorActor(Actor):
         self._world = world
         self._log = CoordinatorLog(
             mailbox, partition, world.disk, world.clock, world.log, self._apply,
-            lambda: [_live(name, group) for name, group in self._groups.items()],
+            lambda: [group.everything() for group in self._table.groups.values()],
         )  # fmt: skip
-        self._groups: dict[str, Group] = {}
-        self._due: list[tuple[float, str]] = []
+        self._table = GroupTable(mailbox.name, self._log, world)
+        self._classic = ClassicMembers(self._table)
+        self._consumer = ConsumerMembers(self._table, self._on_failure)
+        self._failure: DduomqError | None = None  # why the state has to be read anew
         self._expire_at = world.clock.monotonic() + EXPIRY_INTERVAL_S
         self._alarm_at = NEVER
 
@@ -150,7 +123,7 @@ class CoordinatorActor(Actor):
     def _on_fetched(self, message: Fetched) -> None:
         self._log.fetched(message)
         if self._log.is_loaded:
-            self._world.log.info("groups_loaded", coordinator=self.mailbox.name, groups=len(self._groups))
+            self._world.log.info("groups_loaded", coordinator=self.mailbox.name, groups=len(self._table.groups))
 
     def _on_loaded(self, message: Loaded) -> None:
         self._log.loaded(message)
@@ -160,146 +133,131 @@ class CoordinatorActor(Actor):
 
     def _apply(self, key: Key, value: bytes | None) -> None:
         """What a record says is so."""
+        table, now = self._table, self._table.now()
         if isinstance(key, OffsetKey):
             if value is not None:
-                self._group(key.group).offsets[key.place] = records.decode_offset(value)
-            elif key.group in self._groups:
-                self._groups[key.group].offsets.pop(key.place, None)
-        elif value is None:
-            self._groups.pop(key.group, None)
-        else:
-            record, group = records.decode_group(value), self._group(key.group)
-            group.classic = ClassicGroup(key.group)
-            group.classic.restore(record, self._now())
+                table.get_or_make(key.group).offsets[key.place] = records.decode_offset(value)
+            elif key.group in table.groups:
+                table.groups[key.group].offsets.pop(key.place, None)
+        elif isinstance(key, GroupKey):
+            if value is None:
+                table.groups.pop(key.group, None)
+                return
+            record, group = records.decode_group(value), table.get_or_make(key.group)
+            group.classic, group.consumer = ClassicGroup(key.group), None
+            group.classic.restore(record, now)
             group.stored, group.changed_ms = record.generation, record.changed_ms
-            self._schedule(group)
+            table.schedule(group)
+        elif value is not None or key.group in table.groups:
+            self._apply_consumer(key, value)
 
-    def _group(self, name: str) -> Group:
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = Group(name)
-            group.changed_ms = self._world.clock.wall_ms()
-        return group
+    def _apply_consumer(self, key: ConsumersKey | MemberKey, value: bytes | None) -> None:
+        table = self._table
+        group = table.get_or_make(key.group)
+        if group.consumer is None:
+            group.consumer = ConsumerGroup(key.group, self._world.assignors)
+        group.consumer.apply(key, value, table.now())
+        if isinstance(key, ConsumersKey) and value is not None:
+            group.changed_ms = records.decode_consumers(value).changed_ms
+        table.schedule(group)
 
-    def _ready(self, name: str, *, create: bool = False) -> Group:
-        """The group; raises while the log is being read, and for one that is not there."""
-        if not self._log.is_loaded:
-            raise CoordinatorLoading
-        if not name or len(name) > GROUP_NAME_CHARACTERS_MAX:
-            raise InvalidGroupId(f"a group's name has 1 to {GROUP_NAME_CHARACTERS_MAX} characters")
-        if name not in self._groups:
-            if not create:
-                raise GroupNotFound(f"there is no group {name!r}")
-            if len(self._groups) >= GROUPS_PER_COORDINATOR_MAX:
-                raise Overloaded(f"{self.mailbox.name} has {GROUPS_PER_COORDINATOR_MAX} groups, not more")
-        return self._group(name)
+    def _on_failure(self, error: DduomqError) -> None:
+        self._failure = error
+
+    def _read_anew(self) -> None:
+        """Some state could not be stored: what the log holds is what is so."""
+        ended = CoordinatorNotAvailable(f"{self.mailbox.name} reads its log anew")
+        self._refuse_all(ended)
+        self._table.clear()
+        self._log.restart(ended)
+        self._failure = None
 
     # --- members ------------------------------------------------------------------------------------
 
     def _on_join(self, message: Join) -> None:
-        reply: Reply[JoinResult] | None = message.reply
-        assert reply is not None
-        request = message.request
-        is_new = not request.member_id
-        group = self._ready(message.group, create=True) if is_new else self._member_group(message.group)
-        group.classic.join(request, self._now(), self._new_id, reply.set)
-        self._changed(group)
+        self._classic.join(message)
 
     def _on_sync(self, message: Sync) -> None:
-        reply: Reply[SyncResult] | None = message.reply
-        assert reply is not None
-        group = self._member_group(message.group)
-        is_to_store = group.classic.sync(
-            message.member_id, message.instance_id, message.generation, message.assignments, self._now(), reply.set,
-            protocol_type=message.protocol_type, protocol=message.protocol,
-        )  # fmt: skip
-        if is_to_store:
-            self._store_group(group)
-        self._changed(group)
-
-    def _member_group(self, name: str) -> Group:
-        """A group of which somebody says he is a member."""
-        try:
-            return self._ready(name)
-        except GroupNotFound as error:
-            raise UnknownMember(error.message) from None
+        self._classic.sync(message)
 
     def _on_heartbeat(self, message: Heartbeat) -> None:
-        assert message.reply is not None
-        group = self._member_group(message.group)
-        group.classic.heartbeat(message.member_id, message.instance_id, message.generation, self._now())
-        message.reply.set(None)
+        self._classic.heartbeat(message)
 
     def _on_leave(self, message: Leave) -> None:
-        assert message.reply is not None
-        group = self._member_group(message.group)
-        gone = []
-        for member_id, instance_id in message.members:
-            try:
-                left = group.classic.leave(member_id, instance_id, self._now())
-            except DduomqError as error:
-                gone.append(Gone(member_id, instance_id, error))
-            else:
-                gone.append(Gone(left, instance_id, None))
-        message.reply.set(tuple(gone))
+        self._classic.leave(message)
+
+    def _on_group_beat(self, message: GroupBeat) -> None:
+        self._consumer.beat(message)
+
+    def _on_remove_member(self, message: RemoveMember) -> None:
+        reply = message.reply
+        assert reply is not None
+        group = self._table.of_member(message.group)
+        if group.consumer is None:
+            group.classic.leave(message.member_id, None, self._table.now())
+        else:
+            group.consumer.remove(message.member_id)
+        reply.set(None)
         self._changed(group)
 
     def _changed(self, group: Group) -> None:
-        """A group that has become empty says so in the log, too."""
-        classic = group.classic
-        if classic.state == EMPTY and classic.generation != max(group.stored, 0):
-            self._store_group(group)
-        if classic.is_unused and group.stored < 0 and not group.offsets:
-            self._groups.pop(classic.name, None)  # a join that was refused leaves nothing behind
+        if group.consumer is None:
+            self._classic.changed(group)
         else:
-            self._schedule(group)
-
-    def _store_group(self, group: Group) -> None:
-        classic, generation = group.classic, group.classic.generation
-        group.stored = generation
-        group.changed_ms = self._world.clock.wall_ms()
-
-        def stored(result: Acked | DduomqError) -> None:
-            if isinstance(result, Acked):
-                classic.stored(generation, self._now())
-            else:
-                group.stored = -1
-                classic.not_stored(generation, self._now())
-            self._schedule(group)
-
-        value = records.encode_group(classic.record(group.changed_ms))
-        self._log.store([(GroupKey(classic.name), value)], stored)
+            self._consumer.settle(group, [])
 
     # --- offsets ------------------------------------------------------------------------------------
 
     def _on_commit(self, message: Commit) -> None:
-        reply = message.reply
+        reply, table = message.reply, self._table
         assert reply is not None
         is_simple = message.generation < 0 and not message.member_id
-        group = self._ready(message.group, create=True) if is_simple else self._member_group(message.group)
-        group.classic.check_commit(message.member_id, message.instance_id, message.generation, self._now())
-        if not message.offsets:
-            reply.set(None)
+        group = table.ready(message.group, create=True) if is_simple else table.of_member(message.group)
+        places = [place for place, _ in message.offsets]
+        refused = self._check_commit(group, message, places)
+        offsets = {place: committed for place, committed in message.offsets if place not in refused}
+        if not offsets:
+            reply.set(refused)
             return
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, Acked):
-                held = self._group(message.group)  # the group may have been deleted since, and this comes behind that
-                held.offsets.update(message.offsets)
-                held.changed_ms = self._world.clock.wall_ms()
-                reply.set(None)
+                held = table.get_or_make(message.group)  # it may have been deleted since, and this comes behind that
+                held.offsets.update(offsets)
+                held.changed_ms = table.wall_ms()
+                reply.set(refused)
             else:
                 reply.fail(result)
 
         entries: list[Entry] = [
-            (OffsetKey(message.group, place), records.encode_offset(committed)) for place, committed in message.offsets
+            (OffsetKey(message.group, place), records.encode_offset(committed)) for place, committed in offsets.items()
         ]
         self._log.store(entries, stored)
+
+    def _check_commit(self, group: Group, message: Commit, places: list[Place]) -> dict[Place, DduomqError]:
+        """Raises what is wrong with all of it; the places that may not be committed, each with why."""
+        now, refused = self._table.now(), dict[Place, DduomqError]()
+        if group.consumer is None:
+            group.classic.check_commit(message.member_id, message.instance_id, message.generation, now)
+        else:
+            foreign = group.consumer.check_commit(
+                message.member_id, message.instance_id, message.generation, places, now
+            )
+            if message.is_strict:
+                refused.update({place: NotOwner() for place in foreign})
+        if message.is_strict and not message.rewind:
+            for place, committed in message.offsets:
+                held = group.offsets.get(place)
+                if held is not None and held.offset > committed.offset:
+                    refused.setdefault(
+                        place, OffsetMovedBack(f"{held.offset} is committed; {committed.offset} would move it back")
+                    )
+        return refused
 
     def _on_fetch_offsets(self, message: FetchOffsets) -> None:
         assert message.reply is not None
         try:
-            group = self._ready(message.group)
+            group = self._table.ready(message.group)
         except GroupNotFound:
             message.reply.set({})
             return
@@ -308,8 +266,11 @@ class CoordinatorActor(Actor):
     def _on_delete_offsets(self, message: DeleteOffsets) -> None:
         reply = message.reply
         assert reply is not None
-        group = self._ready(message.group)
-        subscribed = group.classic.subscribed(topics_of)
+        group = self._table.ready(message.group)
+        subscribed = (
+            group.classic.subscribed(topics_of) if group.consumer is None
+            else group.consumer.subscribed(self._consumer.catalog)
+        )  # fmt: skip
         refused = {place: SubscribedToTopic() for place, topic in message.places.items() if topic in subscribed}
         gone = [place for place in message.places if place not in refused and place in group.offsets]
 
@@ -332,60 +293,51 @@ class CoordinatorActor(Actor):
         assert message.reply is not None
         if not self._log.is_loaded:
             raise CoordinatorLoading
-        message.reply.set(tuple(_overview(group) for group in self._groups.values()))
+        message.reply.set(tuple(group.overview() for group in self._table.groups.values()))
 
     def _on_describe_group(self, message: DescribeGroup) -> None:
-        assert message.reply is not None
-        group = self._ready(message.group)
-        classic = group.classic
-        members = tuple((member.record(), member.metadata(classic.protocol)) for member in classic.members.values())
-        message.reply.set(GroupDescription(_overview(group), classic.generation, classic.protocol or "", members))
+        reply = message.reply
+        assert reply is not None
+        group = self._table.ready(message.group)
+        if message.wait_ms > 0 and message.since_epoch == group.epoch:
+            deadline = self._table.now() + min(message.wait_ms, DESCRIBE_WAIT_MS_MAX) / 1000
+            group.watching.append(Parked(reply, deadline, group.epoch))
+            self._table.schedule(group)
+        else:
+            reply.set(group.description())
 
     def _on_delete_group(self, message: DeleteGroup) -> None:
         reply = message.reply
         assert reply is not None
-        group = self._ready(message.group)
-        if group.classic.members:
-            raise GroupNotEmpty(f"group {message.group!r} has {len(group.classic.members)} members; stop them first")
+        group = self._table.ready(message.group)
+        if group.member_count:
+            raise GroupNotEmpty(f"group {message.group!r} has {group.member_count} members; stop them first")
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, Acked):
-                if not group.classic.members:
-                    self._groups.pop(message.group, None)
+                if not group.member_count:
+                    self._table.groups.pop(message.group, None)
                 reply.set(None)
             else:
                 reply.fail(result)
 
-        self._log.store(_tombstones(message.group, group), stored)
+        self._log.store(group.tombstones(), stored)
 
     # --- time ---------------------------------------------------------------------------------------
 
-    def _now(self) -> float:
-        return self._world.clock.monotonic()
-
-    def _new_id(self) -> str:
-        return f"{self._world.rng.getrandbits(128):032x}"
-
-    def _schedule(self, group: Group) -> None:
-        """Look at the group's time-outs when the first of them is due."""
-        due = group.classic.next_due()
-        if due < group.alarm_at:
-            group.alarm_at = due
-            heapq.heappush(self._due, (due, group.classic.name))
-
     def _on_alarm(self, _message: Alarm) -> None:
-        now = self._now()
+        now = self._table.now()
         if now >= self._alarm_at:
             self._alarm_at = NEVER
         if now >= self._log.retry_at:
             self._log.begin()
-        while self._due and self._due[0][0] <= now:
-            at, name = heapq.heappop(self._due)
-            group = self._groups.get(name)
-            if group is not None and group.alarm_at == at:
-                group.alarm_at = NEVER
+        for group in self._table.take_due(now):
+            group.tell_watchers(now)
+            if group.consumer is None:
                 group.classic.tick(now)
-                self._changed(group)
+                self._classic.changed(group)
+            else:
+                self._consumer.tick(group, now)
         if now >= self._expire_at:
             self._expire_at = now + EXPIRY_INTERVAL_S
             self._expire()
@@ -394,31 +346,29 @@ class CoordinatorActor(Actor):
         """Forget groups that nobody has used for long, and offsets of topics that are no more."""
         if not self._log.is_loaded:
             return
-        oldest = self._world.clock.wall_ms() - OFFSET_RETENTION_MS
-        for name, group in list(self._groups.items()):
-            if group.classic.members:
+        oldest = self._table.wall_ms() - OFFSET_RETENTION_MS
+        for name, group in list(self._table.groups.items()):
+            if group.member_count:
                 continue
             newest = max((held.commit_ms for held in group.offsets.values()), default=group.changed_ms)
             lost = [place for place in group.offsets if self._world.routes.name_of(place[0]) is None]
             if max(newest, group.changed_ms) < oldest:
-                self._log.store(
-                    _tombstones(name, group), partial(self._forgotten, name, list(group.offsets), whole=True)
-                )
+                self._log.store(group.tombstones(), partial(self._forgotten, name, list(group.offsets), whole=True))
             elif lost:
                 entries: list[Entry] = [(OffsetKey(name, place), None) for place in lost]
                 self._log.store(entries, partial(self._forgotten, name, lost, whole=False))
 
     def _forgotten(self, name: str, places: Iterable[Place], result: Acked | DduomqError, *, whole: bool) -> None:
-        group = self._groups.get(name)
+        group = self._table.groups.get(name)
         if group is None or not isinstance(result, Acked):
             return
         for place in places:
             group.offsets.pop(place, None)
-        if whole and not group.classic.members and not group.offsets:
-            del self._groups[name]
+        if whole and not group.member_count and not group.offsets:
+            del self._table.groups[name]
 
     def _set_alarm(self) -> None:
-        at = min(self._due[0][0] if self._due else NEVER, self._expire_at, self._log.retry_at)
+        at = min(self._table.first_due(), self._expire_at, self._log.retry_at)
         if at < self._alarm_at:
             self._alarm_at = at
             self._world.alarms.wake(self.mailbox, at)
@@ -426,6 +376,8 @@ class CoordinatorActor(Actor):
     # --- storing ------------------------------------------------------------------------------------
 
     def after_drain(self) -> None:
+        if self._failure is not None:
+            self._read_anew()
         self._log.flush()
         self._set_alarm()
 
@@ -433,27 +385,16 @@ class CoordinatorActor(Actor):
 
     def on_crash(self, error: BaseException) -> None:
         ended = CoordinatorNotAvailable(f"{self.mailbox.name} starts again")
-        for group in self._groups.values():
-            group.classic.close(ended)
+        self._refuse_all(ended)
         self._log.close(ended)
+
+    def _refuse_all(self, error: DduomqError) -> None:
+        """Whoever waits for a group is told."""
+        for group in self._table.groups.values():
+            group.classic.close(error)
+            for waiting in [*group.parked.values(), *group.watching]:
+                if not waiting.reply.done:
+                    waiting.reply.fail(error)
 
     async def quiesce(self) -> None:
         await self._log.quiesce()
-
-
-def _overview(group: Group) -> GroupOverview:
-    classic = group.classic
-    return GroupOverview(classic.name, classic.protocol_type, classic.state)
-
-
-def _tombstones(name: str, group: Group) -> list[Entry]:
-    return [*((OffsetKey(name, place), None) for place in group.offsets), (GroupKey(name), None)]
-
-
-def _live(name: str, group: Group) -> list[Entry]:
-    entries: list[Entry] = [
-        (OffsetKey(name, place), records.encode_offset(held)) for place, held in group.offsets.items()
-    ]
-    if group.stored >= 0 and group.stored == group.classic.generation:
-        entries.append((GroupKey(name), records.encode_group(group.classic.record(group.changed_ms))))
-    return entries

@@ -33,6 +33,7 @@ RETRY_S = 0.2
 APPEND_TIMEOUT_S = 30
 Entry: TypeAlias = tuple[Key, bytes | None]
 OnStored: TypeAlias = Callable[[Acked | DduomqError], None]
+NOTHING = Acked(-1, -1, -1, "")
 
 
 @attrs.frozen(kw_only=True)
@@ -150,7 +151,7 @@ class CoordinatorLog:
     # --- storing ------------------------------------------------------------------------------------
 
     def store(self, entries: list[Entry], on_stored: OnStored) -> None:
-        """Put records into the log; `on_stored` gets the ack or the error."""
+        """Put records into the log; `on_stored` gets the ack or the error. Without records: when all before are."""
         self._outbox.append((entries, on_stored))
 
     def flush(self) -> None:
@@ -173,6 +174,10 @@ class CoordinatorLog:
             self._in_flight.append((entries, on_stored))
         if builder.count:
             self._append(builder.build())
+            return
+        ended, self._in_flight = self._in_flight, []
+        for _, on_stored in ended:  # nothing to store, and all that came before is stored
+            on_stored(NOTHING)
 
     def _append(self, data: bytearray) -> None:
         self._since_rewrite += len(data)
@@ -223,9 +228,19 @@ class CoordinatorLog:
             self._rewriting = False
             self._partition.offer(Purge(offset=-1))
 
+    def restart(self, error: DduomqError) -> None:
+        """Read all anew: the state has gone on without its log. Whoever waits for his records is told."""
+        self.is_loaded = False
+        self._load_from = self._since_rewrite = 0
+        self._rewriting = False
+        self.close(error)
+        self.retry_at = self._clock.monotonic() + RETRY_S
+
     def close(self, error: DduomqError) -> None:
         """Whoever waits for his records is told."""
-        for _, on_stored in [*self._in_flight, *self._outbox]:
+        waiting = [*self._in_flight, *self._outbox]
+        self._in_flight, self._outbox = [], deque()
+        for _, on_stored in waiting:
             on_stored(error)
 
     async def quiesce(self) -> None:

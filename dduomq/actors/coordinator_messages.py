@@ -6,8 +6,9 @@ import attrs
 
 from dduomq.actors.actor import Message
 from dduomq.errors import DduomqError
+from dduomq.groups.consumer_member import Beat
 from dduomq.groups.member import JoinRequest
-from dduomq.groups.records import Committed, MemberRecord, Place
+from dduomq.groups.records import Committed, CurrentRecord, MemberRecord, Place, SubscriptionRecord
 
 
 @attrs.frozen(kw_only=True)
@@ -46,14 +47,33 @@ class Leave(Message):
 
 
 @attrs.frozen(kw_only=True)
+class GroupBeat(Message):
+    """A heartbeat of a member whose partitions the broker shares out; `wait_ms`: how long the answer may be held."""
+
+    group: str
+    beat: Beat
+    wait_ms: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class RemoveMember(Message):
+    group: str
+    member_id: str
+
+
+@attrs.frozen(kw_only=True)
 class Commit(Message):
-    """`generation` -1: from somebody who is no member."""
+    """`generation` -1: from somebody who is no member. `is_strict`: only for places that the member holds, and never
+    back unless `rewind`.
+    """
 
     group: str
     member_id: str
     instance_id: str | None
     generation: int
     offsets: tuple[tuple[Place, Committed], ...]
+    is_strict: bool = False
+    rewind: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -76,7 +96,11 @@ class ListGroups(Message):
 
 @attrs.frozen(kw_only=True)
 class DescribeGroup(Message):
+    """`wait_ms`: hold the answer so long while the group's epoch is `since_epoch`."""
+
     group: str
+    since_epoch: int = -1
+    wait_ms: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -95,18 +119,46 @@ class Gone:
 
 @attrs.frozen
 class GroupOverview:
-    """`state` in Kafka's words: Empty, PreparingRebalance, CompletingRebalance, Stable."""
+    """`kind`: classic or consumer. `state` in Kafka's words: Empty, PreparingRebalance, CompletingRebalance, Stable;
+    Empty, Reconciling, Stable where the broker shares out.
+    """
 
     name: str
+    kind: str
     protocol_type: str
     state: str
+    members: int
+
+
+@attrs.frozen
+class Beaten:
+    """The answer to a heartbeat; `assignment` None: as before. The next one is due within `interval_ms`."""
+
+    member_id: str
+    epoch: int
+    interval_ms: int
+    assignment: frozenset[Place] | None
+
+
+@attrs.frozen
+class ConsumerDescription:
+    """One member of a group that the broker shares out for."""
+
+    member_id: str
+    said: SubscriptionRecord
+    current: CurrentRecord
+    target: frozenset[Place]
 
 
 @attrs.frozen
 class GroupDescription:
-    """`members`: each with the metadata and the assignment that the group's protocol has for it."""
+    """`members`: of a classic group, each with the metadata and the assignment that the group's protocol has for it;
+    `consumers`: of one that the broker shares out for, by the assignor `protocol`.
+    """
 
     overview: GroupOverview
     generation: int
+    target_epoch: int
     protocol: str
     members: tuple[tuple[MemberRecord, bytes], ...]
+    consumers: tuple[ConsumerDescription, ...]

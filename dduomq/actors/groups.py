@@ -11,7 +11,8 @@ import trio
 
 from dduomq.actors.actor import Mailbox
 from dduomq.actors.admin import Admin
-from dduomq.actors.coordinator import CoordinatorActor, CoordinatorWorld
+from dduomq.actors.coordinator import CoordinatorActor
+from dduomq.actors.coordinator_table import CoordinatorWorld
 from dduomq.actors.supervisor import Supervisor
 from dduomq.errors import TopicAlreadyExists
 from dduomq.limits import BATCH_BYTES_CEILING, GROUPS_PARTITIONS

@@ -8,8 +8,18 @@ with its version, unknown trailing fields are ignored.
     ["group", group]                        ->  [1, protocol type, generation, protocol, leader, members, time ms]
     a member                                 =  [id, instance id, client id, host, session ms, rebalance ms,
                                                  [[protocol, metadata], ...], assignment]
+    ["consumers", group]                     ->  [1, epoch, target epoch, assignor, time ms]
+    ["member", group, member id]             ->  [1, instance id, client id, host, zone, session ms, rebalance ms,
+                                                 topics, pattern, assignor, protocols of a classic one or null]
+    ["target", group, member id]             ->  [1, places]
+    ["current", group, member id]            ->  [1, epoch, previous epoch, state, places, places to be given up]
+    places                                   =  [[topic id, [partition, ...]], ...]
+
+A `group` record says that the group's members share out by the classic protocol, a `consumers` record that the
+broker does: the later one counts. A null `group` ends the group, whichever it was.
 """
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import attrs
@@ -19,6 +29,7 @@ from dduomq.errors import CorruptMessage, UnsupportedVersion
 
 VERSION = 1
 OFFSET, GROUP = "offset", "group"
+CONSUMERS, MEMBER, TARGET, CURRENT = "consumers", "member", "target", "current"
 Place: TypeAlias = tuple[str, int]  # (topic id, partition)
 
 
@@ -67,13 +78,70 @@ class GroupKey:
     group: str
 
 
-Key: TypeAlias = OffsetKey | GroupKey
+@attrs.frozen
+class ConsumersKey:
+    group: str
+
+
+@attrs.frozen
+class MemberKey:
+    """`kind`: MEMBER, TARGET or CURRENT."""
+
+    group: str
+    kind: str
+    member_id: str
+
+
+@attrs.frozen(slots=True)
+class ConsumersRecord:
+    """A group whose partitions the broker shares out."""
+
+    epoch: int
+    target_epoch: int
+    assignor: str
+    changed_ms: int
+
+
+@attrs.frozen(slots=True)
+class SubscriptionRecord:
+    """What a member of such a group has said of itself."""
+
+    instance_id: str | None
+    client_id: str
+    host: str
+    zone: str | None
+    session_ms: int
+    rebalance_ms: int
+    topics: tuple[str, ...]
+    pattern: str | None
+    assignor: str | None
+    classic: tuple[tuple[str, bytes], ...] | None = None
+
+
+@attrs.frozen(slots=True)
+class CurrentRecord:
+    """How far a member has come with its target."""
+
+    epoch: int
+    previous_epoch: int
+    state: str
+    assigned: frozenset[Place]
+    revoking: frozenset[Place]
+
+
+Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey
 
 
 def encode_key(key: Key) -> bytes:
-    if isinstance(key, OffsetKey):
-        return cbor2.dumps([OFFSET, key.group, *key.place])
-    return cbor2.dumps([GROUP, key.group])
+    match key:
+        case OffsetKey():
+            return cbor2.dumps([OFFSET, key.group, *key.place])
+        case GroupKey():
+            return cbor2.dumps([GROUP, key.group])
+        case ConsumersKey():
+            return cbor2.dumps([CONSUMERS, key.group])
+        case MemberKey():
+            return cbor2.dumps([key.kind, key.group, key.member_id])
 
 
 def decode_key(data: bytes) -> Key | None:
@@ -81,6 +149,10 @@ def decode_key(data: bytes) -> Key | None:
     kind, group, *rest = _array(data)
     if kind == OFFSET:
         return OffsetKey(group, (rest[0], rest[1]))
+    if kind in {MEMBER, TARGET, CURRENT}:
+        return MemberKey(group, kind, rest[0])
+    if kind == CONSUMERS:
+        return ConsumersKey(group)
     return GroupKey(group) if kind == GROUP else None
 
 
@@ -113,6 +185,60 @@ def _decode_member(fields: list[Any]) -> MemberRecord:
     member_id, instance_id, client_id, host, session_ms, rebalance_ms, protocols, assignment = fields[:8]
     known = tuple((name, held) for name, held in protocols)
     return MemberRecord(member_id, instance_id, client_id, host, session_ms, rebalance_ms, known, assignment)
+
+
+def encode_consumers(record: ConsumersRecord) -> bytes:
+    return cbor2.dumps([VERSION, *attrs.astuple(record)])
+
+
+def decode_consumers(data: bytes) -> ConsumersRecord:
+    return ConsumersRecord(*_versioned(data)[:4])
+
+
+def encode_subscription(record: SubscriptionRecord) -> bytes:
+    return cbor2.dumps([VERSION, *attrs.astuple(record, recurse=False)])
+
+
+def decode_subscription(data: bytes) -> SubscriptionRecord:
+    instance_id, client_id, host, zone, session_ms, rebalance_ms, topics, pattern, assignor, classic = _versioned(data)[
+        :10
+    ]
+    protocols = None if classic is None else tuple((name, held) for name, held in classic)
+    return SubscriptionRecord(
+        instance_id, client_id, host, zone, session_ms, rebalance_ms, tuple(topics), pattern, assignor, protocols
+    )
+
+
+def encode_places(places: Iterable[Place]) -> list[list[Any]]:
+    """By topic, in an order that does not depend on chance."""
+    found: dict[str, list[int]] = {}
+    for topic_id, partition in sorted(places):
+        found.setdefault(topic_id, []).append(partition)
+    return [[topic_id, partitions] for topic_id, partitions in found.items()]
+
+
+def decode_places(plain: list[list[Any]]) -> frozenset[Place]:
+    return frozenset((topic_id, partition) for topic_id, partitions in plain for partition in partitions)
+
+
+def encode_target(places: frozenset[Place]) -> bytes:
+    return cbor2.dumps([VERSION, encode_places(places)])
+
+
+def decode_target(data: bytes) -> frozenset[Place]:
+    return decode_places(_versioned(data)[0])
+
+
+def encode_current(record: CurrentRecord) -> bytes:
+    return cbor2.dumps(
+        [VERSION, record.epoch, record.previous_epoch, record.state, encode_places(record.assigned),
+         encode_places(record.revoking)]
+    )  # fmt: skip
+
+
+def decode_current(data: bytes) -> CurrentRecord:
+    epoch, previous, state, assigned, revoking = _versioned(data)[:5]
+    return CurrentRecord(epoch, previous, state, decode_places(assigned), decode_places(revoking))
 
 
 def _array(data: bytes) -> list[Any]:

@@ -13,6 +13,7 @@ from dduomq.actors.coordinator_messages import (
     ListGroups,
     Sync,
 )
+from dduomq.actors.coordinator_table import CLASSIC
 from dduomq.errors import DduomqError, GroupNotFound
 from dduomq.groups.member import JoinRequest, JoinResult, SyncResult
 from dduomq.limits import SESSION_TIMEOUT_MS_MAX
@@ -20,7 +21,7 @@ from dduomq.listeners.admit import Operation
 from dduomq.listeners.kafka.asking import Asking, Body
 from dduomq.listeners.kafka.codes import code_of
 
-CLASSIC, DEAD = "classic", "Dead"
+DEAD = "Dead"
 MEMBER_ID_FROM = 4  # the version from which on a newcomer is sent back with its id (KIP-394)
 ERRORS_IN_DESCRIPTIONS_FROM = 6
 MANY_LEAVE_FROM = 3
@@ -147,8 +148,6 @@ async def leave_group(asking: Asking) -> Body:
 async def list_groups(asking: Asking) -> Body:
     """Every group that the asker may see, of the states and types asked for."""
     body = asking.body
-    if body["types_filter"] and not any(kind.lower() == CLASSIC for kind in body["types_filter"]):
-        return {"error_code": 0, "groups": []}
     found: list[GroupOverview] = []
     try:
         for mailbox in await asking.services.groups.all():
@@ -156,13 +155,16 @@ async def list_groups(asking: Asking) -> Body:
     except DduomqError as error:
         return {"error_code": code_of(error), "groups": []}
     states = {state.lower() for state in body["states_filter"]}
+    kinds = {kind.lower() for kind in body["types_filter"]}
     groups = [
         {
             "group_id": group.name, "protocol_type": group.protocol_type, "group_state": group.state,
-            "group_type": CLASSIC,
+            "group_type": group.kind,
         }
         for group in found
-        if (not states or group.state.lower() in states) and _may_see(asking, group.name)
+        if (not states or group.state.lower() in states)
+        and (not kinds or group.kind in kinds)
+        and _may_see(asking, group.name)
     ]  # fmt: skip
     return {"error_code": 0, "groups": groups}
 
@@ -184,6 +186,8 @@ async def _described(asking: Asking, group: str) -> Body:
     try:
         mailbox = await coordinator(asking, group, Operation.DESCRIBE)
         found: GroupDescription = await ask(mailbox, lambda reply: DescribeGroup(group=group, reply=reply))
+        if found.overview.kind != CLASSIC:
+            raise GroupNotFound(f"group {group!r} uses the consumer protocol: ask with ConsumerGroupDescribe")
     except GroupNotFound as error:
         is_told = asking.version >= ERRORS_IN_DESCRIPTIONS_FROM
         return {

@@ -15,7 +15,7 @@ from dduomq.limits import FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, SESSION_TIMEO
 from dduomq.listeners.admit import Context
 from dduomq.listeners.connection import Connection, FilePart
 from dduomq.listeners.frames import KAFKA, Frame, FrameCutter, FrameReader
-from dduomq.listeners.kafka import cluster, commits, configs, groups, offsets, topics
+from dduomq.listeners.kafka import cluster, commits, configs, consumer_groups, groups, offsets, topics
 from dduomq.listeners.kafka.asking import Asking, Body, Handler
 from dduomq.listeners.kafka.fetch import fetch
 from dduomq.listeners.kafka.produce import NO_ANSWER, produce
@@ -28,6 +28,7 @@ from dduomq.wire.kafka.tables.cluster import (
     DESCRIBE_LOG_DIRS,
     FIND_COORDINATOR,
 )
+from dduomq.wire.kafka.tables.consumer_groups import CONSUMER_GROUP_DESCRIBE, CONSUMER_GROUP_HEARTBEAT
 from dduomq.wire.kafka.tables.data import (
     DELETE_RECORDS,
     DESCRIBE_PRODUCERS,
@@ -85,6 +86,8 @@ HANDLERS: Mapping[int, Handler] = {
     LIST_GROUPS.key: groups.list_groups,
     DESCRIBE_GROUPS.key: groups.describe_groups,
     DELETE_GROUPS.key: groups.delete_groups,
+    CONSUMER_GROUP_HEARTBEAT.key: consumer_groups.consumer_group_heartbeat,
+    CONSUMER_GROUP_DESCRIBE.key: consumer_groups.consumer_group_describe,
     OFFSET_COMMIT.key: commits.offset_commit,
     OFFSET_FETCH.key: commits.offset_fetch,
     OFFSET_DELETE.key: commits.offset_delete,

@@ -1,0 +1,103 @@
+"""Members by the classic protocol: what their requests do to the group's machine, and when it is stored.
+
+Part of the coordinator's actor, not a task.
+"""
+
+from dduomq.actors.actor import Reply
+from dduomq.actors.coordinator_messages import Gone, Heartbeat, Join, Leave, Sync
+from dduomq.actors.coordinator_table import Group, GroupTable
+from dduomq.actors.partition_messages import Acked
+from dduomq.errors import DduomqError, InconsistentProtocol
+from dduomq.groups import records
+from dduomq.groups.classic import EMPTY
+from dduomq.groups.member import JoinResult, SyncResult
+from dduomq.groups.records import GroupKey
+
+
+class ClassicMembers:
+    """The coordinator's hands for classic groups."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self, table: GroupTable) -> None:
+        self._table = table
+
+    def join(self, message: Join) -> None:
+        reply: Reply[JoinResult] | None = message.reply
+        assert reply is not None
+        request, table = message.request, self._table
+        is_new = not request.member_id
+        group = table.ready(message.group, create=True) if is_new else table.of_member(message.group)
+        self._take_over(group)
+        group.classic.join(request, table.now(), table.new_id, reply.set)
+        self.changed(group)
+
+    def _take_over(self, group: Group) -> None:
+        """A group that the broker shared out for goes on by the classic protocol once it is empty."""
+        if group.consumer is None:
+            return
+        if group.consumer.members:
+            raise InconsistentProtocol(
+                f"the members of group {group.name!r} use the consumer protocol: set group.protocol=consumer"
+            )
+        group.classic.generation = max(group.classic.generation, group.consumer.epoch)
+        group.consumer = None
+
+    def sync(self, message: Sync) -> None:
+        reply: Reply[SyncResult] | None = message.reply
+        assert reply is not None
+        group = self._table.of_member(message.group)
+        is_to_store = group.classic.sync(
+            message.member_id, message.instance_id, message.generation, message.assignments, self._table.now(),
+            reply.set, protocol_type=message.protocol_type, protocol=message.protocol,
+        )  # fmt: skip
+        if is_to_store:
+            self._store(group)
+        self.changed(group)
+
+    def heartbeat(self, message: Heartbeat) -> None:
+        assert message.reply is not None
+        group = self._table.of_member(message.group)
+        group.classic.heartbeat(message.member_id, message.instance_id, message.generation, self._table.now())
+        message.reply.set(None)
+
+    def leave(self, message: Leave) -> None:
+        assert message.reply is not None
+        group = self._table.of_member(message.group)
+        gone = []
+        for member_id, instance_id in message.members:
+            try:
+                left = group.classic.leave(member_id, instance_id, self._table.now())
+            except DduomqError as error:
+                gone.append(Gone(member_id, instance_id, error))
+            else:
+                gone.append(Gone(left, instance_id, None))
+        message.reply.set(tuple(gone))
+        self.changed(group)
+
+    def changed(self, group: Group) -> None:
+        """A group that has become empty says so in the log, too."""
+        classic = group.classic
+        if classic.state == EMPTY and classic.generation != max(group.stored, 0):
+            self._store(group)
+        if classic.is_unused and group.stored < 0 and not group.offsets:
+            self._table.groups.pop(group.name, None)  # a join that was refused leaves nothing behind
+        else:
+            group.tell_watchers(self._table.now())
+            self._table.schedule(group)
+
+    def _store(self, group: Group) -> None:
+        classic, generation, table = group.classic, group.classic.generation, self._table
+        group.stored = generation
+        group.changed_ms = table.wall_ms()
+
+        def stored(result: Acked | DduomqError) -> None:
+            if isinstance(result, Acked):
+                classic.stored(generation, table.now())
+            else:
+                group.stored = -1
+                classic.not_stored(generation, table.now())
+            table.schedule(group)
+
+        value = records.encode_group(classic.record(group.changed_ms))
+        table.log.store([(GroupKey(group.name), value)], stored)

@@ -1,0 +1,228 @@
+"""A coordinator's groups: which there are, when each has something due, and the log that keeps them.
+
+Part of the coordinator's actor, not a task. Always true: a group is of one kind at a time: its members share out by
+the classic protocol, or the broker shares out for them; its offsets stay when the kind changes.
+"""
+
+import heapq
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+import structlog
+
+from dduomq.actors.actor import Mailbox, Reply
+from dduomq.actors.alarms import Alarms
+from dduomq.actors.coordinator_log import CoordinatorLog, Entry
+from dduomq.actors.coordinator_messages import ConsumerDescription, GroupDescription, GroupOverview
+from dduomq.actors.router import Routes, TopicRoute
+from dduomq.errors import CoordinatorLoading, GroupNotFound, InvalidGroupId, Overloaded, UnknownMember
+from dduomq.groups import records
+from dduomq.groups.assignors import Assignable, Assignor
+from dduomq.groups.classic import ClassicGroup
+from dduomq.groups.consumer import ConsumerGroup
+from dduomq.groups.member import NEVER
+from dduomq.groups.records import Committed, GroupKey, OffsetKey, Place
+from dduomq.limits import GROUP_NAME_CHARACTERS_MAX, GROUPS_PER_COORDINATOR_MAX
+from dduomq.ports import Clock, Rng
+
+CLASSIC, CONSUMER = "classic", "consumer"
+
+
+@attrs.frozen
+class CoordinatorWorld:
+    """What all coordinators of a node share. `assignors` are those of the node's user."""
+
+    clock: Clock
+    rng: Rng
+    disk: Mailbox
+    alarms: Alarms
+    routes: Routes
+    log: structlog.stdlib.BoundLogger
+    assignors: Mapping[str, Assignor] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Parked:
+    """A question that is answered when there is something new since `epoch`, or at its `deadline`."""
+
+    reply: Reply[Any]
+    deadline: float
+    epoch: int = -1
+
+
+class Group:
+    """One group: its members, and how far it has come."""
+
+    __slots__ = (
+        "alarm_at", "changed_ms", "classic", "consumer", "name", "offsets", "parked", "stored", "watching",
+    )  # fmt: skip
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.classic = ClassicGroup(name)
+        self.consumer: ConsumerGroup | None = None  # set while the broker shares out
+        self.offsets: dict[Place, Committed] = {}
+        self.stored = -1  # the classic generation whose record is in the log, or on its way
+        self.changed_ms = 0
+        self.alarm_at = NEVER  # when its time-outs are looked at next
+        self.parked: dict[str, Parked] = {}  # heartbeats, by member
+        self.watching: list[Parked] = []  # who wants to know of changes
+
+    @property
+    def kind(self) -> str:
+        return CLASSIC if self.consumer is None else CONSUMER
+
+    @property
+    def state(self) -> str:
+        return self.classic.state if self.consumer is None else self.consumer.state
+
+    @property
+    def epoch(self) -> int:
+        return self.classic.generation if self.consumer is None else self.consumer.epoch
+
+    @property
+    def member_count(self) -> int:
+        return len(self.classic.members if self.consumer is None else self.consumer.members)
+
+    def next_due(self) -> float:
+        due = self.classic.next_due() if self.consumer is None else self.consumer.next_due()
+        waiting = min((parked.deadline for parked in self.parked.values()), default=NEVER)
+        return min(due, waiting, *(parked.deadline for parked in self.watching), NEVER)
+
+    def everything(self) -> list[Entry]:
+        """All entries that are so."""
+        entries: list[Entry] = [
+            (OffsetKey(self.name, place), records.encode_offset(held)) for place, held in self.offsets.items()
+        ]
+        if self.consumer is not None:
+            entries += self.consumer.everything(self.changed_ms)
+        elif self.stored >= 0 and self.stored == self.classic.generation:
+            entries.append((GroupKey(self.name), records.encode_group(self.classic.record(self.changed_ms))))
+        return entries
+
+    def tombstones(self) -> list[Entry]:
+        """What ends it."""
+        return [*((OffsetKey(self.name, place), None) for place in self.offsets), (GroupKey(self.name), None)]
+
+    # --- looking ------------------------------------------------------------------------------------
+
+    def tell_watchers(self, now: float) -> None:
+        """Who waits for a change, or has waited long enough, is answered."""
+        left = []
+        for watching in self.watching:
+            if watching.deadline <= now or watching.epoch != self.epoch:
+                watching.reply.set(self.description())
+            else:
+                left.append(watching)
+        self.watching = left
+
+    def overview(self) -> GroupOverview:
+        protocol_type = self.classic.protocol_type if self.consumer is None else CONSUMER
+        return GroupOverview(self.name, self.kind, protocol_type, self.state, self.member_count)
+
+    def description(self) -> GroupDescription:
+        classic, consumer = self.classic, self.consumer
+        if consumer is None:
+            members = tuple((m.record(), m.metadata(classic.protocol)) for m in classic.members.values())
+            return GroupDescription(self.overview(), self.epoch, self.epoch, classic.protocol or "", members, ())
+        consumers = tuple(
+            ConsumerDescription(m.member_id, m.said, m.current(), consumer.target.get(m.member_id, frozenset()))
+            for m in consumer.members.values()
+        )
+        return GroupDescription(
+            self.overview(), consumer.epoch, consumer.target_epoch, consumer.assignor, (), consumers
+        )
+
+
+class GroupTable:
+    """See the file's head."""
+
+    __slots__ = ("_due", "groups", "log", "name", "world")
+
+    def __init__(self, name: str, log: CoordinatorLog, world: CoordinatorWorld) -> None:
+        self.name = name
+        self.log = log
+        self.world = world
+        self.groups: dict[str, Group] = {}
+        self._due: list[tuple[float, str]] = []
+
+    def now(self) -> float:
+        return self.world.clock.monotonic()
+
+    def wall_ms(self) -> int:
+        return self.world.clock.wall_ms()
+
+    def new_id(self) -> str:
+        return f"{self.world.rng.getrandbits(128):032x}"
+
+    def clear(self) -> None:
+        """Before the log is read anew."""
+        self.groups = {}
+        self._due = []
+
+    def get_or_make(self, name: str) -> Group:
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = Group(name)
+            group.changed_ms = self.wall_ms()
+        return group
+
+    def ready(self, name: str, *, create: bool = False) -> Group:
+        """The group; raises while the log is being read, and for one that is not there."""
+        if not self.log.is_loaded:
+            raise CoordinatorLoading
+        if not name or len(name) > GROUP_NAME_CHARACTERS_MAX:
+            raise InvalidGroupId(f"a group's name has 1 to {GROUP_NAME_CHARACTERS_MAX} characters")
+        if name not in self.groups:
+            if not create:
+                raise GroupNotFound(f"there is no group {name!r}")
+            if len(self.groups) >= GROUPS_PER_COORDINATOR_MAX:
+                raise Overloaded(f"{self.name} has {GROUPS_PER_COORDINATOR_MAX} groups, not more")
+        return self.get_or_make(name)
+
+    def of_member(self, name: str) -> Group:
+        """A group of which somebody says he is a member."""
+        try:
+            return self.ready(name)
+        except GroupNotFound as error:
+            raise UnknownMember(error.message) from None
+
+    def schedule(self, group: Group) -> None:
+        """Look at the group's time-outs when the first of them is due."""
+        due = group.next_due()
+        if due < group.alarm_at:
+            group.alarm_at = due
+            heapq.heappush(self._due, (due, group.name))
+
+    def first_due(self) -> float:
+        return self._due[0][0] if self._due else NEVER
+
+    def take_due(self, now: float) -> Iterable[Group]:
+        """The groups whose time has come."""
+        while self._due and self._due[0][0] <= now:
+            at, name = heapq.heappop(self._due)
+            group = self.groups.get(name)
+            if group is not None and group.alarm_at == at:
+                group.alarm_at = NEVER
+                yield group
+
+
+class RoutesCatalog:
+    """The node's topics, as a group's machine sees them."""
+
+    __slots__ = ("_routes",)
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+
+    @property
+    def version(self) -> object:
+        return self._routes.table
+
+    def topic(self, name: str) -> Assignable | None:
+        route: TopicRoute | None = self._routes.table.get(name)
+        return None if route is None else Assignable(route.record.topic_id, name, len(route.partitions))
+
+    def names(self) -> Iterable[str]:
+        return (name for name in self._routes.table if not name.startswith("__"))
