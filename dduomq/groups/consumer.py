@@ -167,7 +167,7 @@ class ConsumerGroup:
         member = self.member(beat.member_id, beat.instance_id)
         if beat.epoch == member.epoch:
             return member
-        is_late = beat.epoch == member.previous_epoch and beat.owned is not None and beat.owned <= member.assigned
+        is_late = beat.epoch == member.previous_epoch and beat.owned is not None and beat.owned <= member.held
         if not is_late:  # an answer that was lost is made good; anything else is a member from the past
             raise FencedMemberEpoch(
                 f"member {beat.member_id} of group {self.name!r} is in epoch {member.epoch}, not {beat.epoch}"
@@ -348,6 +348,7 @@ class ConsumerGroup:
         self._raise_epoch()
         if not self.members:
             self.target_epoch = self.epoch
+            self._dirty[ConsumersKey(self.name)] = None
 
     def _forget(self, member: ConsumerMember) -> None:
         for place in member.held:
