@@ -22,6 +22,9 @@ PARTITIONS_PER_REQUEST_MAX = 10_000
 
 # connections
 CONNECTIONS_MAX = 10_000
+STREAMS_PER_CONNECTION_MAX = 4_096  # partitions that are pushed to one client
+CREDITS_MAX = 1_000_000_000
+SIFT_INLINE_BYTES_MAX = 16 * 1024  # more is filtered in a thread
 REQUESTS_IN_FLIGHT_MAX = 256  # per connection; then the broker stops reading from it
 UNANSWERED_BYTES_MAX = 4 * MIB  # of one connection: more would only leave the processor's caches before it is written
 IN_FLIGHT_BYTES_MAX = 256 * MIB  # request bytes held by the whole node
@@ -88,3 +91,11 @@ INITIAL_REBALANCE_DELAY_MS = 250  # so long an empty group waits for more member
 OFFSET_METADATA_CHARACTERS_MAX = 4_096
 OFFSET_RETENTION_MS = 7 * 24 * 3_600_000  # of a group without members
 GROUPS_REWRITE_BYTES = 64 * MIB  # when a coordinator's log has grown by so much, its state is written anew
+
+# filters
+FILTER_CHARACTERS_MAX = 4_096
+FILTER_NODES_MAX = 512  # operands and operators of one filter
+FILTER_DEPTH_MAX = 100  # of parentheses and operators inside one another
+FILTER_STEPS_MAX = 250_000  # that all LIKEs of a filter may take for one record; what needs more is NULL
+FILTER_VALUE_BYTES_MAX = 64 * KIB  # a header or key that is longer is NULL to a filter
+FILTER_NUMBER_CHARACTERS_MAX = 64  # a longer number is none

@@ -519,7 +519,7 @@ class PartitionActor(Actor):
             message.refuse(LeaderNotAvailable("the segment has just been removed; fetch again"))
             return
         found = self._fetch_plan(log, lease, plan.position, plan.size, plan.aborted)
-        message.reply.set(attrs.evolve(found, is_resident=True) if is_resident else found)
+        message.reply.set(attrs.evolve(found, next_offset=plan.next_offset, is_resident=is_resident))
 
     def _fetch_plan(
         self,

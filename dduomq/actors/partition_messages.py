@@ -126,6 +126,7 @@ class FetchPlan:
     aborted: tuple[tuple[int, int], ...] = ()
     diverging: tuple[int, int] | None = None  # (epoch, its end offset): what the reader has behind it is not here
     is_resident: bool = False  # it has just been read, so it is in the page cache
+    next_offset: int = -1  # behind what is read, where anything is
 
     def close(self) -> None:
         if self.lease is not None:

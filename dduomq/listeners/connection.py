@@ -122,8 +122,13 @@ class Connection:
     async def send_and_wait(self, data: Buffer) -> None:
         """Send, and wait until the socket has taken it all: for who makes answers faster than they are read."""
         self.send(data)
+        await self.drained()
+
+    async def drained(self) -> None:
+        """Wait until the socket has taken all that was sent, or the connection has ended."""
         while self.is_behind and not self.closed:
-            self._drained = trio.Event()
+            if self._drained is None or self._drained.is_set():
+                self._drained = trio.Event()
             await self._drained.wait()
 
     async def write(self) -> None:
@@ -140,6 +145,8 @@ class Connection:
             self.closed = True
             _close_leases(self._backlog)
             self._backlog.clear()
+            if self._drained is not None:
+                self._drained.set()
 
     async def _write_next(self) -> None:
         self._writing = True

@@ -19,7 +19,9 @@ from dduomq.limits import FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX, SCAN_CHUNK_BYTES
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Chunk, Connection, FilePart
 from dduomq.listeners.services import Services
+from dduomq.listeners.sifting import sift_plan
 from dduomq.log.files import Lease
+from dduomq.query.filter import Filter, compile_filter
 from dduomq.wire import frame, native
 
 INLINE_READ_BYTES_MAX = 64 * 1024
@@ -60,10 +62,14 @@ async def fetch(
     body: native.Fetch,
 ) -> None:
     """Answer a native fetch, after `max_wait_ms` at the latest."""
+    wanted = None if body.filter is None else compile_filter(body.filter)
     parts = [Wanted(p.topic, p.partition, p.offset, p.max_bytes, p.leader_epoch) for p in body.parts]
     wish = Wish(parts, body.isolation, body.min_bytes, body.max_bytes, body.max_wait_ms)
     found = await gather(services, context, wish)
-    _answer(connection, correlation, found)
+    if wanted is None:
+        _answer(connection, correlation, found)
+    else:
+        await _answer_sifted(services, connection, correlation, found, wanted)
 
 
 async def gather(services: Services, context: Context, wish: Wish) -> list[Found]:
@@ -199,6 +205,26 @@ def _answer(connection: Connection, correlation: int, found: list[Found]) -> Non
         return
     chunks += [FilePart(plan.lease, plan.position, plan.size) for plan in plans if plan.lease is not None]
     connection.send_parts(chunks)
+
+
+async def _answer_sifted(
+    services: Services, connection: Connection, correlation: int, found: list[Found], filter: Filter
+) -> None:  # fmt: skip
+    """Like `_answer`, with only those records that match."""
+    parts: list[native.FetchedPart] = []
+    data: list[bytes] = []
+    try:
+        for item in found:
+            part = _part(item)
+            if isinstance(item, FetchPlan) and item.lease is not None:
+                sifted = await sift_plan(services, item, filter)
+                data.append(sifted.data)
+                part = attrs.evolve(part, size=len(sifted.data))
+            parts.append(part)
+    finally:
+        _close_all(found)
+    header = native.answer_header(correlation, native.Fetched(tuple(parts)))
+    connection.send(b"".join((frame.write(header, sum(map(len, data))), *data)))
 
 
 async def make_resident(disk: DiskClient, lease: Lease, position: int, size: int) -> None:

@@ -7,20 +7,29 @@ back to the pool only when the disk has surely let go of it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import trio
 
 from dduomq.cluster.image import TopicRecord
-from dduomq.errors import CorruptMessage, DduomqError, UnknownServerError, WireError
-from dduomq.limits import FRAME_BYTES_MAX, FRAME_BYTES_MAX_UNGREETED, REQUESTS_IN_FLIGHT_MAX
+from dduomq.errors import CorruptMessage, DduomqError, Overloaded, UnknownServerError, WireError
+from dduomq.limits import (
+    FRAME_BYTES_MAX,
+    FRAME_BYTES_MAX_UNGREETED,
+    REQUESTS_IN_FLIGHT_MAX,
+    STREAMS_PER_CONNECTION_MAX,
+)
+from dduomq.listeners import native_groups
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
 from dduomq.listeners.frames import NATIVE, Frame, FrameCutter, FrameReader
 from dduomq.listeners.produce import PendingProduce, Result, append
+from dduomq.listeners.push import PushStream
 from dduomq.listeners.services import Services
 from dduomq.wire import frame, native
+from dduomq.wire import native_groups as native_wire
 
 SERVER = "dduomq"
 TIMEOUT_MS_MAX = 300_000
@@ -38,6 +47,7 @@ class NativeSession:
         "_nursery",
         "_services",
         "_slot",
+        "_streams",
     )
 
     def __init__(self, connection: Connection, services: Services, listener: str) -> None:
@@ -49,6 +59,7 @@ class NativeSession:
         self._in_flight = 0
         self._slot: trio.Event | None = None
         self._nursery: trio.Nursery | None = None
+        self._streams: dict[int, PushStream] = {}
 
     async def run(self, nursery: trio.Nursery, first: bytes) -> None:
         """Serve until the client goes. Raises `WireError` for bytes that are not the protocol."""
@@ -66,6 +77,10 @@ class NativeSession:
         while self._in_flight >= REQUESTS_IN_FLIGHT_MAX:
             self._slot = trio.Event()
             await self._slot.wait()
+        if isinstance(body, native_wire.Push | native_wire.Credit):
+            request.release()
+            self._stream(correlation, body)
+            return
         self._in_flight += 1
         if isinstance(body, native.Produce):
             await self._produce(request, correlation, timeout_ms, body)
@@ -110,6 +125,26 @@ class NativeSession:
         finally:
             self._finished()
         self._connection.send(frame.write(header))
+
+    # --- streams ------------------------------------------------------------------------------------
+
+    def _stream(self, correlation: int, body: native_wire.Push | native_wire.Credit) -> None:
+        """A stream begins, or is given credits; one that has ended needs none."""
+        assert self._nursery is not None
+        try:
+            if isinstance(body, native_wire.Credit):
+                stream = self._streams.get(body.stream)
+                if stream is not None:
+                    stream.credit(body.credits)
+                return
+            if len(self._streams) >= STREAMS_PER_CONNECTION_MAX or correlation in self._streams:
+                raise Overloaded(f"a connection has at most {STREAMS_PER_CONNECTION_MAX} streams, each its own number")
+            stream = PushStream(self._services, self._context, self._connection, correlation, body)
+        except DduomqError as error:
+            self._connection.send(frame.write(native.error_header(correlation, error.code, error.message)))
+            return
+        self._streams[correlation] = stream
+        self._nursery.start_soon(stream.run, partial(self._streams.pop, correlation))
 
     # --- produce ------------------------------------------------------------------------------------
 
@@ -255,6 +290,7 @@ async def _restore_log(services: Services, context: Context, body: native.Restor
 
 
 HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] = {
+    **native_groups.HANDLERS,
     native.Metadata: _metadata,
     native.ListOffsets: list_offsets,
     native.InitProducer: _init_producer,

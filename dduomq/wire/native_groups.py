@@ -32,16 +32,16 @@ class GroupHeartbeat:
     """A member joins, lives, or leaves (KIP-848).
 
     `member_epoch`: JOIN, LEAVE, LEAVE_FOR_A_WHILE (an instance that comes back), or the last one answered.
-    `topics`, `pattern`, `assignor`, `owned`: None says as before. `owned` is what the member holds now: a partition
-    that was taken from its assignment is free for others once it is missing there.
+    `topics`, `pattern`, `assignor`, `owned`: None, and -1 of a time: as before. `owned` is what the member holds
+    now: a partition that was taken from its assignment is free for others once it is missing there.
     """
 
     group: str
     member_id: str
     member_epoch: int
     wait_ms: int = 0
-    session_ms: int = 45_000
-    rebalance_ms: int = 60_000
+    session_ms: int = -1
+    rebalance_ms: int = -1
     instance_id: str | None = None
     zone: str | None = None
     topics: tuple[str, ...] | None = None

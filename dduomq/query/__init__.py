@@ -1,0 +1,1 @@
+"""Looking into records: which of them a consumer wants."""
