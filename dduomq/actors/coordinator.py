@@ -299,9 +299,9 @@ class CoordinatorActor(Actor):
         reply = message.reply
         assert reply is not None
         group = self._table.ready(message.group)
-        if message.wait_ms > 0 and message.since_epoch == group.epoch:
+        if message.wait_ms > 0 and message.since == group.version:
             deadline = self._table.now() + min(message.wait_ms, DESCRIBE_WAIT_MS_MAX) / 1000
-            group.watching.append(Parked(reply, deadline, group.epoch))
+            group.watching.append(Parked(reply, deadline, group.version))
             self._table.schedule(group)
         else:
             reply.set(group.description())

@@ -83,7 +83,7 @@ class ClassicMembers:
         if classic.is_unused and group.stored < 0 and not group.offsets:
             self._table.groups.pop(group.name, None)  # a join that was refused leaves nothing behind
         else:
-            group.tell_watchers(self._table.now())
+            group.has_changed(self._table.now())
             self._table.schedule(group)
 
     def _store(self, group: Group) -> None:

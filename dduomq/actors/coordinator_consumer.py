@@ -99,6 +99,7 @@ class ConsumerMembers:
                     del group.parked[member_id]
                     answers.append((parked.reply, news or BeatResult(member_id, LEAVE, None)))
             self._complain(consumer)
+            group.has_changed(table.now())
 
         def stored(result: Acked | DduomqError) -> None:
             for reply, answer in answers:
@@ -110,7 +111,6 @@ class ConsumerMembers:
                 self._on_failure(result)
 
         table.log.store(consumer.changes(group.changed_ms), stored)
-        group.tell_watchers(table.now())
         table.schedule(group)
 
     def _complain(self, consumer: ConsumerGroup) -> None:

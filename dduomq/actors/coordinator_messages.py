@@ -96,10 +96,10 @@ class ListGroups(Message):
 
 @attrs.frozen(kw_only=True)
 class DescribeGroup(Message):
-    """`wait_ms`: hold the answer so long while the group's epoch is `since_epoch`."""
+    """`wait_ms`: hold the answer so long while the group is as it was at `since`."""
 
     group: str
-    since_epoch: int = -1
+    since: int = -1
     wait_ms: int = 0
 
 
@@ -157,6 +157,7 @@ class GroupDescription:
     """
 
     overview: GroupOverview
+    version: int
     generation: int
     target_epoch: int
     protocol: str

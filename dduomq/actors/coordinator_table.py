@@ -44,18 +44,18 @@ class CoordinatorWorld:
 
 @attrs.frozen
 class Parked:
-    """A question that is answered when there is something new since `epoch`, or at its `deadline`."""
+    """A question that is answered when there is something new since `version`, or at its `deadline`."""
 
     reply: Reply[Any]
     deadline: float
-    epoch: int = -1
+    version: int = -1
 
 
 class Group:
     """One group: its members, and how far it has come."""
 
     __slots__ = (
-        "alarm_at", "changed_ms", "classic", "consumer", "name", "offsets", "parked", "stored", "watching",
+        "alarm_at", "changed_ms", "classic", "consumer", "name", "offsets", "parked", "stored", "version", "watching",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -68,6 +68,7 @@ class Group:
         self.alarm_at = NEVER  # when its time-outs are looked at next
         self.parked: dict[str, Parked] = {}  # heartbeats, by member
         self.watching: list[Parked] = []  # who wants to know of changes
+        self.version = 1  # counts them
 
     @property
     def kind(self) -> str:
@@ -107,11 +108,16 @@ class Group:
 
     # --- looking ------------------------------------------------------------------------------------
 
+    def has_changed(self, now: float) -> None:
+        """Members, their state or what they read is not as before."""
+        self.version += 1
+        self.tell_watchers(now)
+
     def tell_watchers(self, now: float) -> None:
         """Who waits for a change, or has waited long enough, is answered."""
         left = []
         for watching in self.watching:
-            if watching.deadline <= now or watching.epoch != self.epoch:
+            if watching.deadline <= now or watching.version != self.version:
                 watching.reply.set(self.description())
             else:
                 left.append(watching)
@@ -125,13 +131,15 @@ class Group:
         classic, consumer = self.classic, self.consumer
         if consumer is None:
             members = tuple((m.record(), m.metadata(classic.protocol)) for m in classic.members.values())
-            return GroupDescription(self.overview(), self.epoch, self.epoch, classic.protocol or "", members, ())
+            return GroupDescription(
+                self.overview(), self.version, self.epoch, self.epoch, classic.protocol or "", members, ()
+            )
         consumers = tuple(
             ConsumerDescription(m.member_id, m.said, m.current(), consumer.target.get(m.member_id, frozenset()))
             for m in consumer.members.values()
         )
         return GroupDescription(
-            self.overview(), consumer.epoch, consumer.target_epoch, consumer.assignor, (), consumers
+            self.overview(), self.version, consumer.epoch, consumer.target_epoch, consumer.assignor, (), consumers
         )
 
 

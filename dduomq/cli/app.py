@@ -12,20 +12,21 @@ from typing import Annotated, NoReturn
 import typer
 
 from dduomq import __version__
-from dduomq.cli import consume, produce, topic
+from dduomq.cli import consume, group, produce, topic
 from dduomq.errors import ConfigError, DduomqError, InvalidConfig, InvalidPartitions, InvalidTopic, UsageError
 
 MISTAKES = (ConfigError, UsageError, InvalidConfig, InvalidPartitions, InvalidTopic)
 
 app = typer.Typer(
     name="dduomq",
-    help="Topics, records and their places: a command line for dduomq.\n\n"
+    help="Topics, records and groups: a command line for dduomq.\n\n"
     "Every command talks to one node: --server HOST:PORT, or DDUOMQ_SERVER in the environment.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(topic.app, name="topic")
+app.add_typer(group.app, name="group")
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
 app.command("consume", epilog=consume.EXAMPLES)(consume.consume)
 

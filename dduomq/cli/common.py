@@ -53,7 +53,16 @@ def pairs(items: Iterable[str], option: str) -> dict[str, str]:
     return found
 
 
-def parse_start(text: str) -> "Start":
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask, unless `yes`; raises `UsageError` where nobody can answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} Say --yes: there is nobody here to ask")
+    typer.confirm(question, abort=True, err=True)
+
+
+def parse_start(text: str, option: str = "--from") -> "Start":
     """`earliest`, `latest`, an offset (1234), or a time (2026-05-01T12:00:00Z, 1714557600000ms)."""
     if text in {"earliest", "latest"}:
         return text
@@ -66,7 +75,7 @@ def parse_start(text: str) -> "Start":
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
         raise UsageError(
-            f"--from wants earliest, latest, an offset (1234) or a time (2026-05-01T12:00:00Z), not {text!r}"
+            f"{option} wants earliest, latest, an offset (1234) or a time (2026-05-01T12:00:00Z), not {text!r}"
         ) from None
 
 

@@ -1,13 +1,12 @@
 """`dduomq topic …`: make, list, describe, configure and remove topics."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
 
-from dduomq.cli.common import DEFAULT_SERVER, Json, Server, pairs, print_json, print_table, say, with_client
-from dduomq.errors import TopicAlreadyExists, UsageError
+from dduomq.cli.common import DEFAULT_SERVER, Json, Server, confirm, pairs, print_json, print_table, say, with_client
+from dduomq.errors import TopicAlreadyExists
 
 if TYPE_CHECKING:
     from dduomq.client.client import Client
@@ -20,14 +19,6 @@ Config = Annotated[
     list[str] | None,
     typer.Option("--config", "-c", metavar="KEY=VALUE", help="A setting, e.g. retention.ms=3600000; repeatable."),
 ]
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(f"{question} Say --yes: there is nobody here to ask")
-    typer.confirm(question, abort=True, err=True)
 
 
 @app.command(epilog="Example: dduomq topic create orders --partitions 8 -c durability=fsync -c retention.ms=86400000")
@@ -114,7 +105,7 @@ def _print_config(entries: Any) -> None:
 @app.command(epilog="Example: dduomq topic delete orders --yes")
 def delete(name: Name, yes: Yes = False, server: Server = DEFAULT_SERVER, json: Json = False) -> None:
     """Remove a topic and all of its records."""
-    _confirm(f"Remove topic {name} and all of its records?", yes=yes)
+    confirm(f"Remove topic {name} and all of its records?", yes=yes)
 
     async def work(mq: "Client") -> None:
         await mq.admin.delete_topic(name)
@@ -162,7 +153,7 @@ def purge(
 ) -> None:
     """Delete a topic's records, all or those before an offset; the topic stays."""
     what = "all records" if before < 0 else f"records before offset {before}"
-    _confirm(f"Delete {what} of {name}{'' if partition is None else f'-{partition}'}?", yes=yes)
+    confirm(f"Delete {what} of {name}{'' if partition is None else f'-{partition}'}?", yes=yes)
 
     async def work(mq: "Client") -> dict[int, int]:
         return await mq.admin.purge(name, partition, before)

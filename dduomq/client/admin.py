@@ -1,20 +1,18 @@
-"""Topics and their settings, from a client."""
+"""Topics and their settings, from a client; with `GroupAdmin`, all that an operator does."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from dduomq.client.consumer import Ask, Start, find_offset
+from dduomq.client.consumer import Start, find_offset
+from dduomq.client.group_admin import GroupAdmin
 from dduomq.errors import from_code
 from dduomq.wire import native
 
 TIMEOUT_MS = 30_000
 
 
-class Admin:
+class Admin(GroupAdmin):
     """What an operator's tool needs; every method raises the broker's error."""
-
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
 
     async def _one(self, body: object, answer: type) -> Any:
         plain, _ = await self._ask(body, TIMEOUT_MS)

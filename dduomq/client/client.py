@@ -150,7 +150,7 @@ class Client:
         self._options = options
         self._producer = self._make_producer(options)
         self._oneway: Producer | None = None
-        self.admin = Admin(wire.ask)
+        self.admin = Admin(wire.ask, wall_ms)
 
     def _make_producer(self, options: ProducerOptions) -> Producer:
         return Producer(options, wire=self._wire, refresh=self._topic, strategy=self._strategy, rng=self._rng)

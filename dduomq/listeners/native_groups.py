@@ -177,14 +177,14 @@ async def _describe(services: Services, context: Context, body: wire.DescribeGro
     mailbox = await _coordinator(services, context, body.group, Operation.DESCRIBE)
 
     def make(reply: Reply[GroupDescription]) -> DescribeGroup:
-        return DescribeGroup(group=body.group, since_epoch=body.since_epoch, wait_ms=body.wait_ms, reply=reply)
+        return DescribeGroup(group=body.group, since=body.since, wait_ms=body.wait_ms, reply=reply)
 
     found = await ask(mailbox, make)
     members = [_classic_member(services, found, member, metadata) for member, metadata in found.members]
     members += [_member(services, member) for member in found.consumers]
     overview = found.overview
     return wire.GroupDescription(
-        overview.name, overview.kind, overview.state, found.generation, found.protocol, tuple(members)
+        overview.name, overview.kind, overview.state, found.generation, found.protocol, tuple(members), found.version
     )
 
 

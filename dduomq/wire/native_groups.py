@@ -153,10 +153,10 @@ class GroupsListed:
 
 @attrs.frozen
 class DescribeGroup:
-    """`since_epoch` and `wait_ms`: hold the answer until the group's epoch is another, or the time is over."""
+    """`since` and `wait_ms`: hold the answer until the group's version is another, or the time is over."""
 
     group: str
-    since_epoch: int = -1
+    since: int = -1
     wait_ms: int = 0
 
 
@@ -183,6 +183,7 @@ class GroupDescription:
     epoch: int
     assignor: str
     members: tuple[GroupMember, ...]
+    version: int = 0
 
 
 @attrs.frozen

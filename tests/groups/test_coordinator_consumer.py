@@ -286,9 +286,10 @@ async def test_who_watches_a_group_is_told(autojump_clock):
             one, two = Member(mq, "one"), Member(mq, "two")
             await one.beat()
             seen = []
+            version = (await one.ask(wire.DescribeGroup("g"))).version
 
             async def watch():
-                seen.append(await one.ask(wire.DescribeGroup("g", 1, 20_000), 30_000))
+                seen.append(await one.ask(wire.DescribeGroup("g", version, 20_000), 30_000))
 
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(watch)
@@ -297,7 +298,7 @@ async def test_who_watches_a_group_is_told(autojump_clock):
                 await two.beat()
             assert [member.member_id for member in seen[0].members] == ["one", "two"]
             begun = trio.current_time()
-            assert (await one.ask(wire.DescribeGroup("g", seen[0].epoch, 2_000))).epoch == seen[0].epoch
+            assert (await one.ask(wire.DescribeGroup("g", seen[0].version, 2_000))).version == seen[0].version
             assert trio.current_time() - begun == pytest.approx(2, abs=0.5)
             await one.ask(wire.RemoveMember("g", "two"))
             assert len((await one.ask(wire.DescribeGroup("g"))).members) == 1

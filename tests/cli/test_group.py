@@ -1,0 +1,116 @@
+"""`dduomq group`: what people and scripts get from it, against a real node."""
+
+import pytest
+import trio
+
+import dduomq
+from dduomq.errors import CoordinatorLoading
+from dduomq.wire import native_groups as wire
+from tests.cli.shell import Shell, objects
+
+
+def prepare(shell: Shell, name: str, *, joins: bool = True) -> str:
+    """A topic of two partitions with ten records each, and a group that has read half of the first."""
+
+    async def work() -> None:
+        async with dduomq.connect(shell.environment["DDUOMQ_SERVER"]) as mq:
+            await mq.admin.create_topic(name, partitions=2)
+            for partition in range(2):
+                await mq.send_batch(name, [b"x"] * 10, partition=partition)
+            body = wire.GroupHeartbeat(name, f"{name}-member", 0, topics=(name,), owned=())
+            for _ in range(100):
+                try:
+                    await mq._wire.ask(body, 5_000)
+                    break
+                except CoordinatorLoading:
+                    await trio.sleep(0.05)
+            commit = wire.CommitOffsets(name, f"{name}-member", 1, (wire.CommitPart(name, 0, 5),))
+            await mq._wire.ask(commit, 5_000)
+            if not joins:
+                await mq._wire.ask(wire.GroupHeartbeat(name, f"{name}-member", wire.LEAVE), 5_000)
+
+    trio.run(work)
+    return name
+
+
+def test_a_group_is_listed_and_described(shell: Shell) -> None:
+    name = prepare(shell, "described")
+    [listed] = [group for group in objects(shell("group", "list", "--json")) if group["name"] == name]
+    assert listed == {"name": name, "kind": "consumer", "state": "Stable", "members": 1}
+    [described] = objects(shell("group", "describe", name, "--json"))
+    assert described["members"][0]["assignment"] == {name: [0, 1]}
+    assert [part["records"] for part in described["partitions"]] == [5, 10]
+    [members] = objects(shell("group", "members", name, "--json"))
+    assert [member["member_id"] for member in members] == [f"{name}-member"]
+
+
+def test_people_get_tables(shell: Shell) -> None:
+    name = prepare(shell, "tables")
+    shown = shell("group", "describe", name)
+    for word in ("members", f"{name}-member", f"{name}:0,1", "committed", "behind"):
+        assert word in shown
+    assert name in shell("group", "list")
+    assert f"{name}-member" in shell("group", "members", name)
+    assert "behind" in shell("group", "lag", name)
+
+
+def test_lag_is_in_records_and_seconds(shell: Shell) -> None:
+    name = prepare(shell, "lag")
+    first, second = objects(shell("group", "lag", name, "--json"))
+    assert (first["committed"], first["end"], first["records"]) == (5, 10, 5)
+    assert (second["committed"], second["records"]) == (None, 10)
+    assert 0 < first["seconds"] < 600
+
+
+@pytest.mark.parametrize(
+    ("to", "after"),
+    [("earliest", [0, 0]), ("latest", [10, 10]), ("7", [7, 7]), ("999", [10, 10]), ("2000-01-01T00:00:00Z", [0, 0])],
+)
+def test_a_group_is_set_back_or_on(shell: Shell, to: str, after: list[int]) -> None:
+    name = prepare(shell, f"reset-{after[0]}-{len(to)}", joins=False)
+    planned = objects(shell("group", "reset", name, name, "--to", to, "--dry-run", "--json"))
+    assert [(move["before"], move["after"], move["done"]) for move in planned] == [
+        (5, after[0], False), (None, after[1], False),
+    ]  # fmt: skip
+    assert [part["committed"] for part in objects(shell("group", "lag", name, "--json"))] == [5]
+    shell("group", "reset", name, name, "--to", to, "--yes")
+    assert [part["committed"] for part in objects(shell("group", "lag", name, "--json"))] == after
+
+
+def test_a_group_is_moved_by_so_many(shell: Shell) -> None:
+    name = prepare(shell, "shift", joins=False)
+    shell("group", "reset", name, name, "--to=-2", "-p", 0, "--yes")
+    assert [part["committed"] for part in objects(shell("group", "lag", name, "--json"))] == [3]
+    assert "committed nothing" in shell.fails("group", "reset", name, name, "--to", "+1", "-p", 1, "--yes")
+
+
+def test_members_are_put_out_and_groups_forgotten(shell: Shell) -> None:
+    name = prepare(shell, "deleted")
+    assert "has 1 members" in shell.fails("group", "delete", name, "--yes", code=1)
+    assert "has 1 members" in shell.fails("group", "reset", name, name, "--to", "earliest", "--yes", code=1)
+    shell("group", "delete", name, "--member", f"{name}-member", "--yes")
+    shell("group", "delete", name, "--topic", name, "--yes")
+    assert objects(shell("group", "lag", name, "--json")) == []
+    shell("group", "delete", name, "--yes")
+    assert "no group" in shell.fails("group", "describe", name, code=1)
+
+
+def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
+    assert "no group" in shell.fails("group", "lag", "nobody", code=1)
+    assert "--to wants" in shell.fails("group", "reset", "g", "t", "--to", "sometimes", "--yes")
+    assert "Say --yes" in shell.fails("group", "delete", "g")
+    assert "--topic and --member" in shell.fails("group", "delete", "g", "--topic", "t", "--member", "m", "--yes")
+
+
+def test_changes_are_told_as_they_happen(shell: Shell) -> None:
+    name = prepare(shell, "watched")
+    watching = shell.start("group", "describe", name, "--watch")
+    try:
+        lines = [watching.stdout.readline().decode() for _ in range(3)]
+        assert "has come" in lines[1]
+        shell("group", "delete", name, "--member", f"{name}-member", "--yes")
+        assert "0 members" in watching.stdout.readline().decode()
+        assert "has gone" in watching.stdout.readline().decode()
+    finally:
+        watching.kill()
+        watching.communicate()
