@@ -49,6 +49,7 @@ from dduomq.actors.coordinator_messages import (
     Sync,
 )
 from dduomq.actors.coordinator_table import CoordinatorWorld, Group, GroupTable, Parked
+from dduomq.actors.coordinator_upgraded import UpgradedMembers
 from dduomq.actors.partition_messages import Acked
 from dduomq.errors import (
     CoordinatorLoading,
@@ -105,8 +106,9 @@ class CoordinatorActor(Actor):
             lambda: [group.everything() for group in self._table.groups.values()],
         )  # fmt: skip
         self._table = GroupTable(mailbox.name, self._log, world)
-        self._classic = ClassicMembers(self._table)
         self._consumer = ConsumerMembers(self._table, self._on_failure)
+        upgraded = UpgradedMembers(self._table, lambda group, then: self._consumer.settle(group, [], then))
+        self._classic = ClassicMembers(self._table, upgraded)
         self._failure: DduomqError | None = None  # why the state has to be read anew
         self._expire_at = world.clock.monotonic() + EXPIRY_INTERVAL_S
         self._alarm_at = NEVER
@@ -155,7 +157,8 @@ class CoordinatorActor(Actor):
         table = self._table
         group = table.get_or_make(key.group)
         if group.consumer is None:
-            group.consumer = ConsumerGroup(key.group, self._world.assignors)
+            group.share_out_by(ConsumerGroup(key.group, self._world.assignors))
+        assert group.consumer is not None
         group.consumer.apply(key, value, table.now())
         if isinstance(key, ConsumersKey) and value is not None:
             group.changed_ms = records.decode_consumers(value).changed_ms

@@ -6,8 +6,9 @@ Part of the coordinator's actor, not a task.
 from dduomq.actors.actor import Reply
 from dduomq.actors.coordinator_messages import Gone, Heartbeat, Join, Leave, Sync
 from dduomq.actors.coordinator_table import Group, GroupTable
+from dduomq.actors.coordinator_upgraded import UpgradedMembers
 from dduomq.actors.partition_messages import Acked
-from dduomq.errors import DduomqError, InconsistentProtocol
+from dduomq.errors import DduomqError
 from dduomq.groups import records
 from dduomq.groups.classic import EMPTY
 from dduomq.groups.member import JoinResult, SyncResult
@@ -15,12 +16,13 @@ from dduomq.groups.records import GroupKey
 
 
 class ClassicMembers:
-    """The coordinator's hands for classic groups."""
+    """The coordinator's hands for classic groups; what members of others say goes to `upgraded`."""
 
-    __slots__ = ("_table",)
+    __slots__ = ("_table", "_upgraded")
 
-    def __init__(self, table: GroupTable) -> None:
+    def __init__(self, table: GroupTable, upgraded: UpgradedMembers) -> None:
         self._table = table
+        self._upgraded = upgraded
 
     def join(self, message: Join) -> None:
         reply: Reply[JoinResult] | None = message.reply
@@ -28,6 +30,9 @@ class ClassicMembers:
         request, table = message.request, self._table
         is_new = not request.member_id
         group = table.ready(message.group, create=True) if is_new else table.of_member(message.group)
+        if group.consumer is not None and group.consumer.members:
+            self._upgraded.join(group, message)
+            return
         self._take_over(group)
         group.classic.join(request, table.now(), table.new_id, reply.set)
         self.changed(group)
@@ -36,10 +41,6 @@ class ClassicMembers:
         """A group that the broker shared out for goes on by the classic protocol once it is empty."""
         if group.consumer is None:
             return
-        if group.consumer.members:
-            raise InconsistentProtocol(
-                f"the members of group {group.name!r} use the consumer protocol: set group.protocol=consumer"
-            )
         group.classic.generation = max(group.classic.generation, group.consumer.epoch)
         group.consumer = None
 
@@ -47,6 +48,9 @@ class ClassicMembers:
         reply: Reply[SyncResult] | None = message.reply
         assert reply is not None
         group = self._table.of_member(message.group)
+        if group.consumer is not None:
+            self._upgraded.sync(group, message)
+            return
         is_to_store = group.classic.sync(
             message.member_id, message.instance_id, message.generation, message.assignments, self._table.now(),
             reply.set, protocol_type=message.protocol_type, protocol=message.protocol,
@@ -58,12 +62,18 @@ class ClassicMembers:
     def heartbeat(self, message: Heartbeat) -> None:
         assert message.reply is not None
         group = self._table.of_member(message.group)
+        if group.consumer is not None:
+            self._upgraded.heartbeat(group, message)
+            return
         group.classic.heartbeat(message.member_id, message.instance_id, message.generation, self._table.now())
         message.reply.set(None)
 
     def leave(self, message: Leave) -> None:
         assert message.reply is not None
         group = self._table.of_member(message.group)
+        if group.consumer is not None:
+            self._upgraded.leave(group, message)
+            return
         gone = []
         for member_id, instance_id in message.members:
             try:

@@ -12,9 +12,10 @@ from dduomq.actors.actor import Reply
 from dduomq.actors.coordinator_messages import Beaten, GroupBeat
 from dduomq.actors.coordinator_table import Group, GroupTable, Parked, RoutesCatalog
 from dduomq.actors.partition_messages import Acked
-from dduomq.errors import DduomqError, InconsistentProtocol
+from dduomq.errors import DduomqError, UnknownMember
 from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.consumer_member import JOIN, LEAVE, BeatResult
+from dduomq.groups.upgrade import upgraded
 from dduomq.limits import HEARTBEAT_INTERVAL_MS
 
 
@@ -36,12 +37,12 @@ class ConsumerMembers:
         group = table.ready(message.group, create=True) if is_join else table.of_member(message.group)
         self._unpark(group, beat.member_id)
         try:
-            consumer = self._consumer(group)
+            consumer = self._consumer(group, is_join=is_join)
             result = consumer.heartbeat(beat, table.now(), self.catalog)
         except DduomqError:
             self._tidy(group)
             raise
-        group.consumer = consumer
+        group.share_out_by(consumer)
         if consumer.has_changed or result.assignment is not None or message.wait_ms <= 0:
             self.settle(group, [(reply, result)])
         else:
@@ -54,15 +55,14 @@ class ConsumerMembers:
         if group.consumer is None and group.classic.is_unused and group.stored < 0 and not group.offsets:
             self._table.groups.pop(group.name, None)
 
-    def _consumer(self, group: Group) -> ConsumerGroup:
-        """The group's machine; one whose members have all left the classic protocol gets one."""
+    def _consumer(self, group: Group, *, is_join: bool) -> ConsumerGroup:
+        """The group's machine; a classic group gets one when the first member of the new protocol comes."""
         if group.consumer is not None:
             return group.consumer
         if group.classic.members:
-            raise InconsistentProtocol(
-                f"the members of group {group.name!r} use the classic protocol: stop them first, or set "
-                "group.protocol=classic"
-            )
+            if not is_join:
+                raise UnknownMember(f"group {group.name!r} uses the classic protocol")
+            return upgraded(group.classic, self.catalog, self._table.world.assignors, self._table.now())
         consumer = ConsumerGroup(group.name, self._table.world.assignors)
         consumer.epoch = consumer.target_epoch = max(group.classic.generation, 0)
         return consumer
@@ -87,7 +87,12 @@ class ConsumerMembers:
             interval_ms = self._interval_ms(group, result.member_id)
             reply.set(Beaten(result.member_id, result.epoch, interval_ms, result.assignment))
 
-    def settle(self, group: Group, answers: list[tuple[Reply[Any], BeatResult]]) -> None:
+    def settle(
+        self,
+        group: Group,
+        answers: list[tuple[Reply[Any], BeatResult]],
+        then: Callable[[DduomqError | None], None] | None = None,
+    ) -> None:
         """Store what has changed, then answer; whoever is parked and has something to learn is answered, too."""
         consumer, table = group.consumer, self._table
         assert consumer is not None
@@ -107,6 +112,8 @@ class ConsumerMembers:
                     self._answer(group, reply, answer)
                 elif not reply.done:
                     reply.fail(result)
+            if then is not None:
+                then(None if isinstance(result, Acked) else result)
             if isinstance(result, DduomqError):
                 self._on_failure(result)
 

@@ -16,7 +16,14 @@ from dduomq.actors.alarms import Alarms
 from dduomq.actors.coordinator_log import CoordinatorLog, Entry
 from dduomq.actors.coordinator_messages import ConsumerDescription, GroupDescription, GroupOverview
 from dduomq.actors.router import Routes, TopicRoute
-from dduomq.errors import CoordinatorLoading, GroupNotFound, InvalidGroupId, Overloaded, UnknownMember
+from dduomq.errors import (
+    CoordinatorLoading,
+    CoordinatorNotAvailable,
+    GroupNotFound,
+    InvalidGroupId,
+    Overloaded,
+    UnknownMember,
+)
 from dduomq.groups import records
 from dduomq.groups.assignors import Assignable, Assignor
 from dduomq.groups.classic import ClassicGroup
@@ -85,6 +92,14 @@ class Group:
     @property
     def member_count(self) -> int:
         return len(self.classic.members if self.consumer is None else self.consumer.members)
+
+    def share_out_by(self, consumer: ConsumerGroup) -> None:
+        """The broker shares out from now on."""
+        if self.consumer is None:
+            self.classic.close(CoordinatorNotAvailable("the group is shared out by the broker from now on"))
+            generation, self.classic, self.stored = self.classic.generation, ClassicGroup(self.name), -1
+            self.classic.generation = generation
+        self.consumer = consumer
 
     def next_due(self) -> float:
         due = self.classic.next_due() if self.consumer is None else self.consumer.next_due()

@@ -17,6 +17,7 @@ from dduomq.errors import (
     FencedInstance,
     FencedMemberEpoch,
     GroupFull,
+    IllegalGeneration,
     InvalidRequest,
     InvalidSessionTimeout,
     StaleMemberEpoch,
@@ -110,6 +111,27 @@ class ConsumerGroup:
             return None
         return BeatResult(member_id, member.epoch, member.assigned)
 
+    def must_join_again(self, member: ConsumerMember, now: float, catalog: Catalog) -> bool:
+        """Whether a member of the classic protocol has something to give up or to get: it must do so in its time."""
+        self._refresh(catalog)
+        self._share_out(catalog)
+        target = self.target.get(member.member_id, NOTHING)
+        is_free = any(self._holders.get(place) is None for place in target - member.assigned)
+        if member.epoch == self.target_epoch and (member.state == SETTLED or (member.state == WAITING and not is_free)):
+            member.revoke_due = NEVER
+            return False
+        member.revoke_due = min(member.revoke_due, now + member.said.rebalance_ms / 1000)
+        return True
+
+    def adopt(self, member: ConsumerMember) -> None:
+        """A member with what it has, from the group's time before."""
+        self.members[member.member_id] = member
+        self.target[member.member_id] = member.assigned
+        self._holders.update(dict.fromkeys(member.assigned, member.member_id))
+        for kind in (records.MEMBER, records.TARGET, records.CURRENT):
+            self._mark(kind, member.member_id)
+        self._dirty[ConsumersKey(self.name)] = None
+
     def _check(self, beat: Beat) -> None:
         if not beat.member_id:
             raise InvalidRequest("a member makes its own id and sends it with each heartbeat")
@@ -131,7 +153,7 @@ class ConsumerGroup:
     def _joining(self, beat: Beat) -> ConsumerMember:
         held = None if beat.instance_id is None else self._instance(beat.instance_id)
         if held is not None and held.member_id != beat.member_id:
-            if held.epoch != LEAVE_FOR_A_WHILE:
+            if held.epoch != LEAVE_FOR_A_WHILE and not beat.takes_over:
                 raise UnreleasedInstance(
                     f"instance {beat.instance_id!r} of group {self.name!r} is member {held.member_id}; "
                     "stop that one first, or wait for its session to end"
@@ -325,7 +347,8 @@ class ConsumerGroup:
             return NOTHING
         member = self.member(member_id, instance_id)
         if member.epoch != epoch:
-            raise StaleMemberEpoch(f"member {member_id} is in epoch {member.epoch}, not {epoch}")
+            error = StaleMemberEpoch if member.said.classic is None else IllegalGeneration
+            raise error(f"member {member_id} is in epoch {member.epoch}, not {epoch}")
         member.heard(now)
         return frozenset(places or ()) - member.held
 

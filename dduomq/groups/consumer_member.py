@@ -27,6 +27,7 @@ class Beat:
     assignor: str | None = None
     owned: frozenset[Place] | None = None
     classic: tuple[tuple[str, bytes], ...] | None = None
+    takes_over: bool = False  # an instance's next process, which comes without a good-bye of the one before
 
 
 @attrs.frozen

@@ -28,7 +28,7 @@ from dduomq.errors import (
 )
 from dduomq.groups.consumer_member import Beat
 from dduomq.groups.records import Committed, MemberRecord, Place, encode_places
-from dduomq.groups.subscription import assignment_of, topics_of
+from dduomq.groups.subscription import read_assignment, topics_of
 from dduomq.limits import OFFSET_METADATA_CHARACTERS_MAX
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.services import Services
@@ -204,7 +204,7 @@ def _classic_member(
     routes = services.routes.table
     assignment = tuple(
         wire.AssignedPart(routes[name].record.topic_id if name in routes else "", name, tuple(partitions))
-        for name, partitions in assignment_of(member.assignment).items()
+        for name, partitions in read_assignment(member.assignment).items()
     )
     return wire.GroupMember(
         member.member_id, member.instance_id, member.client_id, member.host, None, found.generation, "stable",

@@ -49,5 +49,5 @@ def test_other_releases_and_damage():
 
 def test_topics_of_a_subscription():
     """Version, topics, then what nobody here looks at."""
-    assert topics_of(b"\x00\x01\x00\x00\x00\x02\x00\x01a\x00\x02bc\xff\xff\xff\xff") == ["a", "bc"]
-    assert topics_of(b"") == topics_of(b"\x00\x01\x7f\xff\xff\xff") == []
+    assert topics_of(b"\x00\x01\x00\x00\x00\x02\x00\x01a\x00\x02bc\xff\xff\xff\xff") == ("a", "bc")
+    assert topics_of(b"") == topics_of(b"\x00\x01\x7f\xff\xff\xff") == ()

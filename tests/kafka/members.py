@@ -1,9 +1,12 @@
 """Members of a group, each in a thread of its own, and what they have read."""
 
+import asyncio
 import threading
 import time
 
+from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer
+from kafka import KafkaConsumer
 
 TIMEOUT_S = 60
 PARTITIONS = 6
@@ -83,6 +86,31 @@ def commit(consumer):
             time.sleep(0.1)
         else:
             return
+
+
+def kafka_python(address, topic, group, seen):
+    consumer = KafkaConsumer(
+        topic, bootstrap_servers=address, group_id=group, auto_offset_reset="earliest", consumer_timeout_ms=200,
+        session_timeout_ms=6_000, auto_commit_interval_ms=200,
+    )  # fmt: skip
+    while not seen.stop.is_set():
+        seen.add([message.value for message in consumer])
+    consumer.close()
+
+
+def aiokafka(address, topic, group, seen):
+    async def consume():
+        consumer = AIOKafkaConsumer(
+            topic, bootstrap_servers=address, group_id=group, auto_offset_reset="earliest", session_timeout_ms=6_000,
+            auto_commit_interval_ms=200,
+        )  # fmt: skip
+        await consumer.start()
+        while not seen.stop.is_set():
+            found = await consumer.getmany(timeout_ms=200)
+            seen.add([message.value for messages in found.values() for message in messages])
+        await consumer.stop()
+
+    asyncio.run(consume())
 
 
 def produce(address, topic, values, partitions=PARTITIONS):

@@ -7,7 +7,17 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.kafka.members import PARTITIONS, TIMEOUT_S, Members, committed, librdkafka, numbers, produce
+from tests.kafka.members import (
+    PARTITIONS,
+    TIMEOUT_S,
+    Members,
+    aiokafka,
+    committed,
+    kafka_python,
+    librdkafka,
+    numbers,
+    produce,
+)
 from tests.kafka.nodes import KafkaNode, eventually
 
 
@@ -164,6 +174,58 @@ def test_a_group_outlives_a_killed_node(tmp_path):
         assert committed(AdminClient({"bootstrap.servers": node.address}), "g") == 1_200
     finally:
         node.end()
+
+
+@pytest.mark.parametrize("strategy", ["range", "cooperative-sticky"])
+def test_a_live_group_is_upgraded(node, name, strategy):
+    """Members change over to the new protocol one by one while records flow: none is lost, none is read twice."""
+    topic, stay = node.create(name, partitions=PARTITIONS), threading.Event()
+    leave = [threading.Event() for _ in range(2)]
+
+    def classic(address, left, seen):
+        librdkafka(address, topic, name, left, seen, **{"partition.assignment.strategy": strategy})
+
+    with Members() as members:
+        old = [members.start(classic, node.address, left) for left in leave]
+        for at in range(4):
+            produce(node.address, topic, numbers(at * 300, at * 300 + 300))
+            members.seen.wait_for(at * 300 + 300)
+            if at < 2:
+                members.start(member, node.address, topic, name, stay)
+                eventually(lambda at=at: [m for m in counts(node, name) if m][at:])
+            elif at < 4:
+                leave[at - 2].set()
+                old[at - 2].join(TIMEOUT_S)
+        produce(node.address, topic, numbers(1_200, 1_500))
+        members.seen.wait_for(1_500)
+        eventually(lambda: counts(node, name) == [3, 3])
+    assert sorted(members.seen.values) == sorted(numbers(0, 1_500))
+    assert committed(AdminClient({"bootstrap.servers": node.address}), name) == 1_500
+
+
+def counts(node, group):
+    """How many partitions each member has."""
+    return sorted(count(m) for m in described(node, group).members)
+
+
+@pytest.mark.parametrize("classic", [aiokafka, kafka_python])
+def test_members_of_both_protocols_share_a_topic(node, name, classic):
+    """Another client, that speaks only the classic one, beside the new one."""
+    topic, leave = node.create(name, partitions=PARTITIONS), threading.Event()
+    with Members() as members:
+        members.start(classic, node.address, topic, name)
+        produce(node.address, topic, numbers(0, 300))
+        members.seen.wait_for(300)
+        new = members.start(member, node.address, topic, name, leave)
+        eventually(lambda: counts(node, name) == [3, 3])
+        produce(node.address, topic, numbers(300, 600))
+        members.seen.wait_for(600)
+        leave.set()
+        new.join(TIMEOUT_S)
+        eventually(lambda: counts(node, name) == [6])
+        produce(node.address, topic, numbers(600, 900))
+        members.seen.wait_for(900)
+    assert set(members.seen.values) == set(numbers(0, 900))
 
 
 def test_the_classic_protocol_may_follow(node, name):

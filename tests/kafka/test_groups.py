@@ -1,42 +1,24 @@
 """Groups of clients that no one here wrote: members come and go while records flow, each record is accounted for."""
 
-import asyncio
 import threading
 import time
 
 import pytest
-from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
-from kafka import KafkaConsumer
 
-from tests.kafka.members import PARTITIONS, TIMEOUT_S, Members, committed, librdkafka, numbers, produce
+from tests.kafka.members import (
+    PARTITIONS,
+    TIMEOUT_S,
+    Members,
+    aiokafka,
+    committed,
+    kafka_python,
+    librdkafka,
+    numbers,
+    produce,
+)
 from tests.kafka.nodes import KafkaNode
-
-
-def kafka_python(address, topic, group, seen):
-    consumer = KafkaConsumer(
-        topic, bootstrap_servers=address, group_id=group, auto_offset_reset="earliest", consumer_timeout_ms=200,
-        session_timeout_ms=6_000, auto_commit_interval_ms=200,
-    )  # fmt: skip
-    while not seen.stop.is_set():
-        seen.add([message.value for message in consumer])
-    consumer.close()
-
-
-def aiokafka(address, topic, group, seen):
-    async def consume():
-        consumer = AIOKafkaConsumer(
-            topic, bootstrap_servers=address, group_id=group, auto_offset_reset="earliest", session_timeout_ms=6_000,
-            auto_commit_interval_ms=200,
-        )  # fmt: skip
-        await consumer.start()
-        while not seen.stop.is_set():
-            found = await consumer.getmany(timeout_ms=200)
-            seen.add([message.value for messages in found.values() for message in messages])
-        await consumer.stop()
-
-    asyncio.run(consume())
 
 
 @pytest.mark.parametrize("strategy", ["range", "roundrobin", "cooperative-sticky"])
