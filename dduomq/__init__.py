@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from dduomq import blocking as blocking
     from dduomq import errors as errors
     from dduomq.client.client import Client as Client
-    from dduomq.client.client import Interceptor as Interceptor
     from dduomq.client.client import connect as connect
+    from dduomq.client.group import Consumer as Consumer
+    from dduomq.client.interceptor import Interceptor as Interceptor
     from dduomq.client.producer import Delivery as Delivery
     from dduomq.client.record import Message as Message
     from dduomq.client.record import Record as Record
@@ -28,7 +29,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Client": ("dduomq.client.client", "Client"),
     "Delivery": ("dduomq.client.producer", "Delivery"),
-    "Interceptor": ("dduomq.client.client", "Interceptor"),
+    "Consumer": ("dduomq.client.group", "Consumer"),
+    "Interceptor": ("dduomq.client.interceptor", "Interceptor"),
     "Message": ("dduomq.client.record", "Message"),
     "ModelSerializer": ("dduomq.client.serializers", "ModelSerializer"),
     "Node": ("dduomq.node", "Node"),

@@ -17,115 +17,22 @@ import anyio.abc
 
 from dduomq.client.accumulator import Item, PartitionQueue
 from dduomq.client.admin import Admin
-from dduomq.client.conn import BROKEN, Connection, Dial, Pending, dial_tcp
-from dduomq.client.consumer import Decoder, Reader, Start, find_offset
+from dduomq.client.conn import Dial, dial_tcp
+from dduomq.client.interceptor import Interceptor
 from dduomq.client.partitioners import Strategy, named
 from dduomq.client.producer import Delivery, Producer, ProducerOptions
-from dduomq.client.record import Message, Record, SendResult, headers_of
+from dduomq.client.reading import ReadingClient
+from dduomq.client.record import Message, SendResult, headers_of
 from dduomq.client.serializers import AUTO, Serializer
-from dduomq.errors import DduomqError, NetworkError, UsageError, from_code
-from dduomq.ports import Buffer
-from dduomq.wire import native
+from dduomq.client.tasks import flat_tasks
+from dduomq.client.wire import DEFAULT_PORT, Wire, parse_addresses
+from dduomq.errors import DduomqError, UsageError
 from dduomq.wire.compress import parse as parse_compression
 
-DEFAULT_PORT = 6086
 CLOSE_TIMEOUT_S = 30
 
 
-class Interceptor:
-    """Hooks around sending and consuming; override what is wanted. An error raised here reaches the caller."""
-
-    def before_send(self, topic: str, message: Message) -> Message:
-        """The message to send instead."""
-        return message
-
-    def after_send(self, topic: str, message: Message, result: SendResult | None, error: DduomqError | None) -> None:
-        """How it ended."""
-
-    def before_consume(self, record: Record) -> Record | None:
-        """The record to hand over instead; None to skip it."""
-        return record
-
-
-def parse_addresses(text: str) -> list[tuple[str, int]]:
-    """`host:port,host:port`; the port may be left out, IPv6 stands in brackets. Raises `UsageError`."""
-    found = []
-    for item in text.split(","):
-        host, colon, port = item.strip().rpartition(":")
-        if not colon or (item.strip().startswith("[") and item.strip().endswith("]")):
-            host, port = item.strip(), str(DEFAULT_PORT)
-        if not host or not port.isdigit():
-            raise UsageError(f"an address is written HOST:PORT, like localhost:{DEFAULT_PORT}, not {item!r}")
-        found.append((host.removeprefix("[").removesuffix("]"), int(port)))
-    return found
-
-
-class Wire:
-    """The connection to the broker; made again when it has broken."""
-
-    def __init__(self, addresses: list[tuple[str, int]], client_id: str, dial: Dial) -> None:
-        self._addresses = addresses
-        self._client_id = client_id
-        self._dial = dial
-        self._connection: Connection | None = None
-        self._lock = anyio.Lock()
-        self.is_closed = False
-        self.tasks: anyio.abc.TaskGroup | None = None
-        self.server: native.HelloAnswer | None = None
-
-    async def connection(self) -> Connection:
-        """Raises `NetworkError` that says what to do when nobody answers."""
-        if self._connection is not None and self._connection.broken is None:
-            return self._connection
-        async with self._lock:
-            if self._connection is None or self._connection.broken is not None:
-                self._connection = await self._connect()
-            return self._connection
-
-    async def _connect(self) -> Connection:
-        if self.is_closed:
-            raise UsageError("this client is closed: its `with` block has ended")
-        assert self.tasks is not None
-        failures = []
-        for host, port in self._addresses:
-            try:
-                connection = Connection(await self._dial(host, port), f"{host}:{port}")
-            except (*BROKEN, TimeoutError) as error:
-                failures.append(f"{host}:{port} ({_reason(error)})")
-                continue
-            self.tasks.start_soon(connection.run)
-            self.server = await connection.greet(self._client_id)
-            return connection
-        raise NetworkError(
-            f"nobody answers at {', '.join(failures)}; is the node running? start one with: trio-run dduomq.node --id 1"
-        )
-
-    async def ask(self, body: object, timeout_ms: int) -> tuple[Any, memoryview]:
-        return await (await self.connection()).ask(body, timeout_ms)
-
-    async def post(self, body: object, timeout_ms: int, payload: Sequence[Buffer] = ()) -> Pending:
-        return await (await self.connection()).post(body, timeout_ms, payload)
-
-    async def tell(self, body: object, timeout_ms: int, payload: Sequence[Buffer]) -> None:
-        await (await self.connection()).tell(body, timeout_ms, payload)
-
-    async def reconnect(self) -> None:
-        """Make the connection anew if it has broken; a broker that is still away is not an error here."""
-        try:
-            await self.connection()
-        except NetworkError:
-            return
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    if isinstance(error.__cause__, BaseException) and not isinstance(error.__cause__, BaseExceptionGroup):
-        return _reason(error.__cause__)
-    return str(error) or type(error).__name__
-
-
-class Client:
+class Client(ReadingClient):
     """Made by `connect`."""
 
     def __init__(
@@ -140,12 +47,11 @@ class Client:
         rng: Random,
         wall_ms: Callable[[], int],
     ) -> None:
-        self._wire = wire
-        self._serializer = serializer
-        self._interceptors = interceptors
-        self._auto_create = auto_create
+        super().__init__(
+            wire, serializer=serializer, interceptors=interceptors, auto_create=auto_create,
+            timeout_ms=int(options.delivery_timeout_s * 1000), rng=rng,
+        )  # fmt: skip
         self._wall_ms = wall_ms
-        self._rng = rng
         self._strategy = strategy
         self._options = options
         self._producer = self._make_producer(options)
@@ -157,15 +63,6 @@ class Client:
 
     async def run(self, tasks: anyio.abc.TaskGroup) -> None:
         tasks.start_soon(self._producer.run)
-
-    async def _topic(self, name: str) -> native.TopicMetadata:
-        """The topic's metadata; it is made on first use where the broker allows it."""
-        body = native.Metadata((name,), self._auto_create)
-        plain, _ = await self._wire.ask(body, int(self._options.delivery_timeout_s * 1000))
-        topic = native.from_plain(native.MetadataAnswer, plain).topics[0]
-        if topic.code:
-            raise from_code(topic.code, topic.message or "")
-        return topic
 
     # --- sending ------------------------------------------------------------------------------------
 
@@ -286,89 +183,9 @@ class Client:
     def _key(self, key: Any) -> bytes | None:
         return None if key is None else AUTO.dumps(key if isinstance(key, bytes | str) else str(key))
 
-    # --- reading ------------------------------------------------------------------------------------
-
-    async def pull(
-        self,
-        topic: str,
-        *,
-        partition: int = 0,
-        offset: Start = "earliest",
-        max_records: int = 500,
-        max_bytes: int = 1024 * 1024,
-        wait: float = 0.5,
-        isolation: str = "committed",
-    ) -> list[Record]:
-        """Records of one partition from `offset` on: an offset, 'earliest', 'latest' or a datetime.
-
-        [] when there are none after `wait` seconds.
-        """
-        start = await find_offset(
-            self._wire.ask, topic, partition, offset, int(self._options.delivery_timeout_s * 1000)
-        )
-        part = native.FetchPart(topic, partition, start, max_bytes)
-        body = native.Fetch(int(wait * 1000), 1, max_bytes, _isolation(isolation), (part,))
-        plain, payload = await self._wire.ask(body, int((wait + 10) * 1000))
-        fetched = native.from_plain(native.Fetched, plain).parts[0]
-        if fetched.code:
-            raise from_code(fetched.code, fetched.message or "")
-        decoder = Decoder(topic, partition, start, self._serializer.loads if self._serializer is not AUTO else None)
-        return self._shown(decoder.decode(payload, fetched.aborted))[:max_records]
-
-    def _shown(self, records: list[Record]) -> list[Record]:
-        if not self._interceptors:
-            return records
-        return [shown for record in records if (shown := self._before_consume(record)) is not None]
-
-    def _before_consume(self, record: Record) -> Record | None:
-        shown: Record | None = record
-        for interceptor in self._interceptors:
-            if shown is not None:
-                shown = interceptor.before_consume(shown)
-        return shown
-
-    @asynccontextmanager
-    async def reader(
-        self,
-        topic: str,
-        *,
-        partitions: Sequence[int] | None = None,
-        start: Start | Mapping[int, Start] = "earliest",
-        isolation: str = "committed",
-        max_bytes: int = 1024 * 1024,
-        wait: float = 0.5,
-    ) -> AsyncIterator[Reader]:
-        """Follow a topic from `start` on, without a group: for replay, tools and tests."""
-        if partitions is None:
-            partitions = [part.partition for part in (await self._topic(topic)).partitions]
-        positions = {}
-        for partition in partitions:
-            wanted = start.get(partition, "earliest") if isinstance(start, Mapping) else start
-            positions[partition] = await find_offset(self._wire.ask, topic, partition, wanted, 10_000)
-        yield Reader(
-            topic,
-            positions,
-            ask=self._wire.ask,
-            reconnect=self._wire.reconnect,
-            deserialize=self._serializer.loads if self._serializer is not AUTO else None,
-            isolation=_isolation(isolation),
-            max_bytes=max_bytes,
-            wait_s=wait,
-            on_consume=self._before_consume if self._interceptors else None,
-        )
-
 
 async def _raise(error: Exception) -> None:
     raise error
-
-
-def _isolation(name: str) -> int:
-    match name:
-        case "committed":
-            return native.Isolation.READ_COMMITTED
-        case "uncommitted":
-            return native.Isolation.READ_UNCOMMITTED
-    raise UsageError(f"isolation is 'committed' or 'uncommitted', not {name!r}")
 
 
 def _oneway_options(options: ProducerOptions) -> ProducerOptions:
@@ -426,7 +243,7 @@ async def connect(
         rng=chance,
         wall_ms=wall_ms,
     )
-    async with _flat_tasks() as tasks:
+    async with flat_tasks() as tasks:
         wire.tasks = tasks
         await wire.connection()
         await client.run(tasks)
@@ -437,21 +254,6 @@ async def connect(
         finally:
             wire.is_closed = True
             tasks.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def _flat_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
-    """A task group whose one failure comes out as itself."""
-    try:
-        async with anyio.create_task_group() as tasks:
-            yield tasks
-    except BaseExceptionGroup as group:
-        leaf: BaseException = group
-        while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
-            leaf = leaf.exceptions[0]
-        if leaf is group:
-            raise
-        raise leaf from leaf.__cause__
 
 
 def _acks(acks: int | str) -> int:

@@ -5,13 +5,15 @@ payload is a view of what was received, not a copy.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 import anyio
 import anyio.abc
 
-from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, from_code
+from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, UsageError, from_code
 from dduomq.ports import Buffer
 from dduomq.wire import frame, native
 
@@ -74,12 +76,65 @@ class _Waiting:
         self.payload: memoryview = memoryview(b"")
         self.error: DduomqError | None = None
 
-    def finish(self) -> None:
-        """The answer, or the error, is there."""
+    def take(self, code: int, message: str | None, body: Any, payload: memoryview) -> None:
+        """The answer is there."""
+        self.code, self.message, self.body, self.payload = code, message, body, payload
+        self._finish()
+
+    def fail(self, error: DduomqError) -> None:
+        """No answer will come."""
+        if self.body is None and not self.code:
+            self.error = error
+            self._finish()
+
+    def _finish(self) -> None:
         if self.event is not None:
             self.event.set()
         if self.on_answer is not None:
             self.on_answer()
+
+
+class AnswerStream:
+    """A request that is answered many times, until an error ends it. `on_frame()` is called for each, and at the end.
+
+    Bounded by what the request allows the broker to send.
+    """
+
+    __slots__ = ("_connection", "correlation", "error", "frames", "on_frame")
+
+    def __init__(self, connection: "Connection", correlation: int, on_frame: Callable[[], None]) -> None:
+        self._connection = connection
+        self.correlation = correlation
+        self.frames: deque[tuple[Any, memoryview]] = deque()
+        self.error: DduomqError | None = None
+        self.on_frame = on_frame
+
+    def take(self, code: int, message: str | None, body: Any, payload: memoryview) -> None:
+        if code:
+            self._connection.forget(self.correlation)
+            self.fail(from_code(code, message or ""))
+            return
+        self.frames.append((body, payload))
+        self.on_frame()
+
+    def fail(self, error: DduomqError) -> None:
+        self.error = error
+        self.on_frame()
+
+    async def tell(self, body: object) -> None:
+        """Say something about this stream, on its own connection; one that is gone needs not to know."""
+        if self.error is None:
+            with suppress(DduomqError):
+                await self._connection.tell(body, 1_000, ())
+
+    async def end(self, last_word: object) -> None:
+        """Nobody reads it any more: whatever still comes is dropped, and the broker is told."""
+        if self.error is None:
+            self._connection.forget(self.correlation)
+            self.frames.clear()
+            self.fail(UsageError("this stream was ended"))
+            with suppress(DduomqError):
+                await self._connection.tell(last_word, 1_000, ())
 
 
 class Pending:
@@ -138,7 +193,7 @@ class Connection:
     def __init__(self, transport: Transport, address: str) -> None:
         self._transport = transport
         self.address = address
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, _Waiting | AnswerStream] = {}
         self._numbers = itertools.count(1)
         self._lock = anyio.Lock()
         self.broken: DduomqError | None = None
@@ -165,6 +220,18 @@ class Connection:
             self._waiting.pop(correlation, None)
             raise
         return Pending(self, correlation, waiting, timeout_ms)
+
+    async def open_stream(self, body: object, on_frame: Callable[[], None]) -> AnswerStream:
+        """Send a request that is answered many times."""
+        correlation = next(self._numbers)
+        stream = AnswerStream(self, correlation, on_frame)
+        self._waiting[correlation] = stream
+        try:
+            await self._send(correlation, body, 0, ())
+        except BaseException:
+            self._waiting.pop(correlation, None)
+            raise
+        return stream
 
     async def tell(self, body: object, timeout_ms: int, payload: Sequence[Buffer]) -> None:
         """Send a request that has no answer."""
@@ -230,17 +297,14 @@ class Connection:
         waiting = self._waiting.get(correlation)
         if waiting is None:
             return
-        waiting.code, waiting.message, waiting.body, waiting.payload = code, message, body, payload
-        waiting.finish()
+        waiting.take(code, message, body, payload)
 
     def _break(self, error: DduomqError) -> DduomqError:
         if self.broken is None:
             self.broken = error
         unanswered, self._waiting = self._waiting, {}
         for waiting in unanswered.values():
-            if waiting.body is None and not waiting.code:
-                waiting.error = OutcomeUnknown(f"no answer came: {error.message}")
-                waiting.finish()
+            waiting.fail(OutcomeUnknown(f"no answer came: {error.message}"))
         return self.broken
 
 

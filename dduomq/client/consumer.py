@@ -38,7 +38,15 @@ def timestamp_of(start: Start) -> int:
 class Decoder:
     """Turns fetched bytes of one partition into records, from `position` on."""
 
-    def __init__(self, topic: str, partition: int, position: int, deserialize: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        position: int,
+        deserialize: Callable[[Any], Any] | None,
+        make: type[Record] = Record,
+    ) -> None:
+        self._make = make
         self.topic = topic
         self.partition = partition
         self.position = position
@@ -69,10 +77,11 @@ class Decoder:
 
     def _take(self, batch: memoryview, header: BatchHeader, records: list[Record]) -> None:
         topic, partition, position, deserialize = self.topic, self.partition, self.position, self._deserialize
+        make = self._make
         append_time = header.max_timestamp if header.is_log_append_time else -1
         try:
             found = [
-                Record(
+                make(
                     topic, partition, r.offset, append_time if append_time >= 0 else r.timestamp,
                     r.key, r.value, r.headers, deserialize,
                 )

@@ -325,7 +325,8 @@ async def test_garbage_costs_its_connection_only(node, mq, kind):
 
 async def test_a_corrupt_batch_is_refused_and_the_connection_goes_on(node):
     """Only the damaged part fails."""
-    from dduomq.client.client import Wire, dial_tcp, parse_addresses
+    from dduomq.client.conn import dial_tcp
+    from dduomq.client.wire import Wire, parse_addresses
     from dduomq.wire.records import encode_one
 
     async with trio.open_nursery() as nursery:

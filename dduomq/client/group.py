@@ -1,0 +1,252 @@
+"""A consumer: records of the partitions that its group gives it, and the word that the work on them is done.
+
+    async with mq.consumer("orders", group="billing") as consumer:
+        async for record in consumer:
+            ...
+
+Always true: a record counts as done when the next one is asked for or the block is left in good order, or by its own
+`ack`; only what is done is committed, and nothing behind it. Leaving the block commits, leaves the group, and leaves
+no task behind; cancelling it anywhere does the same, within `CLOSE_S` seconds.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from inspect import isawaitable
+from typing import Any, Protocol, TypeAlias
+
+import anyio
+import anyio.abc
+import attrs
+
+from dduomq.client.feed import Feed
+from dduomq.client.group_events import Assigned, Event, Lost, Revoked
+from dduomq.client.handlers import Handler, HandlerOptions, Ordered, run_handlers
+from dduomq.client.part import GroupRecord, Part, TopicPartition
+from dduomq.client.record import Record
+from dduomq.errors import NetworkError
+
+CLOSE_S = 5.0
+JOIN_S = 60.0
+EVENTS_MAX = 1_000
+Callback: TypeAlias = Callable[[Any], Awaitable[None] | None]
+
+
+class Life(Protocol):
+    """Where a consumer's partitions come from, and who keeps its place."""
+
+    joined: anyio.Event
+
+    async def live(self) -> None: ...
+
+    async def commit_now_and_then(self) -> None: ...
+
+    async def commit(self, parts: Iterable[Part]) -> None: ...
+
+    async def leave(self) -> None: ...
+
+    async def elsewhere(self, part: Part) -> int: ...
+
+
+@attrs.frozen(kw_only=True)
+class ConsumerOptions:
+    """`rate` in records a second; `max_in_flight`: how many records may be worked on at once."""
+
+    auto_ack: bool = True
+    max_in_flight: int | None = None
+    rate: float | None = None
+    on_assign: Callback | None = None
+    on_revoke: Callback | None = None
+    on_lost: Callback | None = None
+
+
+class Consumer:
+    """Made by `Client.consumer`. Iterate over it, or `pull`, or `run` a handler; one of them at a time."""
+
+    def __init__(self, options: ConsumerOptions) -> None:
+        self._options = options
+        self._feed: Feed
+        self._life: Life
+        self._handed: list[GroupRecord] = []
+        self._listeners: list[deque[Event]] = []
+        self._told = anyio.Event()
+        self._next_at = 0.0
+
+    def bind(self, feed: Feed, life: Life) -> None:
+        """What it works with; called once."""
+        self._feed = feed
+        self._life = life
+
+    # --- records ------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> "Consumer":
+        return self
+
+    async def __anext__(self) -> GroupRecord:
+        handed = self._handed
+        if handed:
+            self._finish()
+        limited = self._options.rate is not None or self._options.max_in_flight is not None
+        while True:
+            if limited:
+                await self._hold_back()
+            record = self._feed.next()
+            if record is not None:
+                handed.append(record)  # type: ignore[arg-type]  # the feed's are GroupRecords
+                return record  # type: ignore[return-value]
+            await self._feed.wait()
+
+    def _finish(self) -> None:
+        """What was handed out before is done, where that goes without saying."""
+        if self._options.auto_ack:
+            for record in self._handed:
+                record._part.done(record.offset)
+        self._handed.clear()
+
+    async def _hold_back(self) -> None:
+        if self._options.max_in_flight is not None:
+            while sum(part.progress.in_flight for part in self._feed.parts.values()) >= self._options.max_in_flight:
+                await self._feed.work_ended()
+        if self._options.rate is not None:
+            now = anyio.current_time()
+            await anyio.sleep(max(0.0, self._next_at - now))
+            self._next_at = max(now, self._next_at) + 1 / self._options.rate
+
+    async def pull(self, max_records: int = 500, timeout: float | None = None) -> list[GroupRecord]:
+        """Up to `max_records` that are here, or the first to come; [] after `timeout` seconds without any.
+
+        They are done when the next are asked for, or by their own `ack`.
+        """
+        self._finish()
+        found: list[GroupRecord] = []
+        with anyio.move_on_after(timeout):
+            while not found:
+                while len(found) < max_records and (record := self._feed.next()) is not None:
+                    found.append(record)  # type: ignore[arg-type]  # the feed's are GroupRecords
+                if not found:
+                    await self._feed.wait()
+        self._handed += found
+        return found
+
+    async def run(
+        self,
+        handler: Handler,
+        *,
+        concurrency: int = 1,
+        ordered: Ordered = "partition",
+        retries: int = 3,
+        backoff: float = 0.5,
+    ) -> None:
+        """For ever: call `handler(record)`, async or not, for each record; it is done when the handler returns.
+
+        `ordered`: "partition", one after another in each; "key", one after another for each key; "none". A handler that
+        fails is called again, after `backoff` seconds, twice as long each time, `retries` times: nothing of its lane
+        overtakes it. When that is of no use, its error ends the consumer, and nothing behind the record is committed.
+        """
+        options = HandlerOptions(concurrency=concurrency, ordered=ordered, retries=retries, backoff=backoff)
+        await run_handlers(self._one, handler, options)
+
+    async def _one(self) -> Record:
+        """The next record, to be acked by whoever takes it."""
+        limited = self._options.rate is not None or self._options.max_in_flight is not None
+        while True:
+            if limited:
+                await self._hold_back()
+            record = self._feed.next()
+            if record is not None:
+                return record
+            await self._feed.wait()
+
+    # --- its place ----------------------------------------------------------------------------------
+
+    async def commit(self) -> None:
+        """Commit now what is done."""
+        await self._life.commit(list(self._feed.parts.values()))
+
+    @property
+    def assignment(self) -> list[TopicPartition]:
+        """The partitions that are ours now."""
+        return sorted(place for place, part in self._feed.parts.items() if not part.is_closed)
+
+    def position(self, topic: str, partition: int) -> int:
+        """The offset that would be committed."""
+        return self._feed.part(topic, partition).progress.position
+
+    async def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Go on from `offset`, forward or back; the next commit may move the group back."""
+        part = self._feed.part(topic, partition)
+        self._handed = [record for record in self._handed if record._part is not part]
+        await self._feed.seek(part, offset)
+
+    def pause(self, topic: str, partition: int) -> None:
+        """Hand out nothing of it until `resume`; it stays ours."""
+        self._feed.part(topic, partition).is_paused = True
+
+    def resume(self, topic: str, partition: int) -> None:
+        self._feed.resume(self._feed.part(topic, partition))
+
+    # --- events -------------------------------------------------------------------------------------
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens from now on; see `dduomq.client.group_events`. Who is too slow misses the oldest."""
+        mine: deque[Event] = deque(maxlen=EVENTS_MAX)
+        self._listeners.append(mine)
+        try:
+            while True:
+                while mine:
+                    yield mine.popleft()
+                await self._told.wait()
+        finally:
+            self._listeners.remove(mine)
+
+    async def tell(self, event: Event) -> None:
+        """Something has happened."""
+        for listener in self._listeners:
+            listener.append(event)
+        told, self._told = self._told, anyio.Event()
+        told.set()
+        callback, argument = self._callback(event)
+        if callback is not None:
+            result = callback(argument)
+            if isawaitable(result):
+                await result
+
+    def _callback(self, event: Event) -> tuple[Callback | None, Any]:
+        match event:
+            case Assigned():
+                return self._options.on_assign, sorted(event.positions)
+            case Revoked():
+                return self._options.on_revoke, list(event.partitions)
+            case Lost():
+                return self._options.on_lost, list(event.partitions)
+        return None, None
+
+    # --- its life -----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def living(self, tasks: anyio.abc.TaskGroup) -> AsyncIterator["Consumer"]:
+        """From joining to leaving."""
+        is_good = False
+        try:
+            tasks.start_soon(self._life.live)
+            tasks.start_soon(self._feed.pay)
+            tasks.start_soon(self._life.commit_now_and_then)
+            await self._join()
+            yield self
+            is_good = True
+        finally:
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
+                if is_good:
+                    self._finish()
+                if self._feed.failure is None:
+                    await self._life.leave()
+                await self._feed.close()
+
+    async def _join(self) -> None:
+        with anyio.move_on_after(JOIN_S) as scope:
+            await self._life.joined.wait()
+        if scope.cancelled_caught:
+            raise NetworkError(f"the group's coordinator could not be reached for {JOIN_S:.0f} s")
+        if self._feed.failure is not None:
+            raise self._feed.failure

@@ -1,0 +1,57 @@
+"""What happens to a consumer, as it is told by `Consumer.events`. Partitions are (topic, partition)."""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import attrs
+
+from dduomq.client.part import TopicPartition
+from dduomq.errors import DduomqError
+
+
+@attrs.frozen
+class Assigned:
+    """These are ours now, from these offsets on."""
+
+    positions: Mapping[TopicPartition, int]
+
+
+@attrs.frozen
+class Revoked:
+    """These go to another member; the work on them is done and committed."""
+
+    partitions: tuple[TopicPartition, ...]
+
+
+@attrs.frozen
+class Lost:
+    """The group has gone on without us: these may be another member's already. What was not committed is read again."""
+
+    partitions: tuple[TopicPartition, ...]
+
+
+@attrs.frozen
+class Committed:
+    """The next offsets that the group would read."""
+
+    offsets: Mapping[TopicPartition, int]
+
+
+@attrs.frozen
+class CommitRefused:
+    """The broker has not taken a commit, and it is not tried again."""
+
+    partition: TopicPartition
+    offset: int
+    error: DduomqError
+
+
+@attrs.frozen
+class Moved:
+    """What was to be read next is not there (any more): it goes on at `offset`."""
+
+    partition: TopicPartition
+    offset: int
+
+
+Event: TypeAlias = Assigned | Revoked | Lost | Committed | CommitRefused | Moved

@@ -1,0 +1,277 @@
+"""A member's life: heartbeats, partitions that come and go, commits, the good-bye.
+
+Always true: a heartbeat is under way as long as the member lives, whatever its handlers do; a partition is given up
+only when the work on it has ended (or its time has run out) and is committed; a commit carries the epoch in which
+the member owns what it commits.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import anyio
+import anyio.abc
+import attrs
+
+from dduomq.client.consumer import Ask, Start, find_offset
+from dduomq.client.feed import Feed
+from dduomq.client.group_events import Assigned, CommitRefused, Committed, Event, Lost, Moved, Revoked
+from dduomq.client.member import OUT, Membership, Moves, Place, Subscription
+from dduomq.client.part import Part
+from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, StaleMemberEpoch, from_code
+from dduomq.wire import native
+from dduomq.wire.native_groups import (
+    CommitOffsets,
+    CommitPart,
+    FetchCommitted,
+    GroupHeartbeatAnswer,
+    GroupOffsets,
+    OffsetsCommitted,
+)
+
+T = TypeVar("T")
+Tell: TypeAlias = Callable[[Event], Awaitable[None]]
+GRACE_MS = 5_000
+AGAIN_S = 0.2
+COMMIT_TRIES = 20
+REBALANCE_SHARE = 0.8  # of the rebalance time-out, for the work to end
+
+
+@attrs.frozen(kw_only=True)
+class LifeOptions:
+    """`commit_interval` in seconds; `start` is where a partition begins that has no committed offset."""
+
+    said: Subscription
+    start: Start
+    auto_commit: bool
+    commit_interval: float
+
+
+class GroupLife:
+    """Fills a feed with the partitions that the group gives us."""
+
+    def __init__(
+        self,
+        options: LifeOptions,
+        member_id: str,
+        feed: Feed,
+        *,
+        ask: Ask,
+        post: Callable[[object, int], Awaitable[Any]],
+        tasks: anyio.abc.TaskGroup,
+        deserialize: Callable[[Any], Any] | None,
+        tell: Tell,
+    ) -> None:
+        self._options = options
+        self._membership = Membership(member_id, options.said)
+        self._feed = feed
+        self._ask = ask
+        self._post = post
+        self._tasks = tasks
+        self._deserialize = deserialize
+        self._tell = tell
+        self._changed = anyio.Event()
+        self._committing = anyio.Lock()
+        self._heard_at = 0.0
+        self._incarnation = 0  # counts how often all was lost
+        self.joined = anyio.Event()
+
+    # --- heartbeats ---------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """For ever; what the group refuses for good makes the feed fail."""
+        self._heard_at = anyio.current_time()
+        while True:
+            try:
+                answer = await self._beat()
+            except DduomqError as error:
+                if not await self._beat_failed(error):
+                    return
+                continue
+            if answer is not None:
+                self._heard_at = anyio.current_time()
+                await self._move(self._membership.answered(answer))
+                self.joined.set()
+
+    async def _beat(self) -> GroupHeartbeatAnswer | None:
+        """One heartbeat; None if something has changed here before it was answered."""
+        beat = self._membership.beat()
+        self._changed = anyio.Event()
+        pending = await self._post(beat, beat.wait_ms + GRACE_MS)
+        pending.call(self._changed.set)
+        with anyio.move_on_after((beat.wait_ms + GRACE_MS) / 1000) as scope:
+            await self._changed.wait()
+        if pending.is_answered:
+            pending.forget()
+            return native.from_plain(GroupHeartbeatAnswer, pending.answer()[0])
+        pending.forget()
+        if scope.cancelled_caught:
+            raise OutcomeUnknown("the coordinator gave no answer")
+        return None
+
+    async def _beat_failed(self, error: DduomqError) -> bool:
+        """False if there is no hope."""
+        if self._membership.failed(error):
+            await self._lose()
+            return True
+        if not error.retriable and not isinstance(error, NetworkError | OutcomeUnknown):
+            self._feed.fail(error)
+            self.joined.set()
+            return False
+        if anyio.current_time() - self._heard_at > self._options.said.session_ms / 1000:
+            self._membership.lose()
+            await self._lose()
+        await anyio.sleep(AGAIN_S)
+        return True
+
+    async def _lose(self) -> None:
+        """The group has gone on without us."""
+        self._incarnation += 1
+        lost = tuple(self._feed.parts.values())
+        for part in lost:
+            self._feed.remove(part)
+        if lost:
+            await self._tell(Lost(tuple(part.id for part in lost)))
+
+    # --- partitions ---------------------------------------------------------------------------------
+
+    async def _move(self, moves: Moves) -> None:
+        if moves.revoked:
+            self._tasks.start_soon(self._give_up, moves.revoked)
+        if moves.assigned:
+            await self._begin(moves.assigned)
+
+    async def _begin(self, places: Sequence[Place]) -> None:
+        topics = tuple({topic for _, topic, _ in places})
+        found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
+        committed = {(part.topic, part.partition): part.offset for part in found.offsets}
+        positions = {}
+        for topic_id, topic, partition in places:
+            offset = committed.get((topic, partition))
+            if offset is None:
+                offset = await self._start_of(topic, partition)
+            positions[topic, partition] = offset
+            self._feed.add(Part(topic_id, topic, partition, offset, self._deserialize))
+        await self._tell(Assigned(positions))
+
+    async def _surely(self, body: object, answer: type[T]) -> T:
+        """Ask until there is an answer, or one that will not change."""
+        while True:
+            try:
+                plain, _ = await self._ask(body, GRACE_MS)
+                return native.from_plain(answer, plain)
+            except DduomqError as error:
+                if not error.retriable and not isinstance(error, NetworkError):
+                    raise
+            await anyio.sleep(AGAIN_S)
+
+    async def _start_of(self, topic: str, partition: int) -> int:
+        while True:
+            try:
+                return await find_offset(self._ask, topic, partition, self._options.start, GRACE_MS)
+            except DduomqError as error:
+                if not error.retriable and not isinstance(error, NetworkError):
+                    raise
+            await anyio.sleep(AGAIN_S)
+
+    async def elsewhere(self, part: Part) -> int:
+        """Where to go on in a partition whose next record is not there: at its start, or at the end, if that is
+        where the consumer wanted to begin."""
+        topic, partition = part.id
+        start: Start = "latest" if self._options.start == "latest" else "earliest"
+        offset = await find_offset(self._ask, topic, partition, start, GRACE_MS)
+        await self._tell(Moved(part.id, offset))
+        return offset
+
+    async def _give_up(self, places: Sequence[Place]) -> None:
+        """Let the work end, commit it, tell, let go."""
+        incarnation = self._incarnation
+        parts = [part for place in places if (part := self._feed.parts.get(place[1:])) is not None]
+        self._feed.stop(parts)
+        with anyio.move_on_after(self._options.said.rebalance_ms / 1000 * REBALANCE_SHARE):
+            for part in parts:
+                await part.idle()
+        if self._options.auto_commit:
+            await self.commit(parts)
+        if incarnation != self._incarnation:
+            return  # all was lost meanwhile: there is nothing to let go
+        for part in parts:
+            self._feed.remove(part)
+        if parts:
+            await self._tell(Revoked(tuple(part.id for part in parts)))
+        self._membership.released(places)
+        self._changed.set()
+
+    # --- commits ------------------------------------------------------------------------------------
+
+    async def commit_now_and_then(self) -> None:
+        """For ever, where that is wanted."""
+        while self._options.auto_commit:
+            await anyio.sleep(self._options.commit_interval)
+            await self._commit_once(list(self._feed.parts.values()))
+
+    async def commit(self, parts: Iterable[Part]) -> None:
+        """Commit what is done, surely: until it is taken, refused for good, or hopeless."""
+        parts = list(parts)
+        for _ in range(COMMIT_TRIES):
+            if await self._commit_once(parts):
+                return
+            await anyio.sleep(AGAIN_S)
+
+    async def _commit_once(self, parts: Iterable[Part]) -> bool:
+        """True if nothing is left to commit, or will be by trying again."""
+        async with self._committing:
+            for is_rewound in (False, True):
+                todo = {part: part.progress.position for part in parts if part.is_rewound == is_rewound}
+                todo = {part: at for part, at in todo.items() if at != part.progress.committed}
+                if todo and not await self._commit_these(todo, rewind=is_rewound):
+                    return False
+        return True
+
+    async def _commit_these(self, todo: dict[Part, int], *, rewind: bool) -> bool:
+        membership = self._membership
+        parts = tuple(CommitPart(*part.id, offset) for part, offset in todo.items())
+        body = CommitOffsets(self._options.said.group, membership.member_id, membership.epoch, parts, rewind)
+        try:
+            plain, _ = await self._ask(body, GRACE_MS)
+        except OUT:
+            return True  # the next heartbeat says so, too
+        except StaleMemberEpoch:
+            self._changed.set()
+            return False
+        except DduomqError as error:
+            if not error.retriable and not isinstance(error, NetworkError):
+                raise
+            return False
+        results = native.from_plain(OffsetsCommitted, plain).parts
+        await self._committed(todo, [from_code(r.code, r.message or "") if r.code else None for r in results])
+        return True
+
+    async def _committed(self, todo: dict[Part, int], errors: Sequence[DduomqError | None]) -> None:
+        taken = {}
+        for (part, offset), error in zip(todo.items(), errors, strict=True):
+            if error is not None and error.retriable:
+                continue
+            part.progress.committed = offset
+            part.is_rewound = False
+            if error is None:
+                taken[part.id] = offset
+            else:
+                await self._tell(CommitRefused(part.id, offset, error))
+        if taken:
+            await self._tell(Committed(taken))
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    async def leave(self) -> None:
+        """Commit, if that is wanted, and say good-bye."""
+        parts = list(self._feed.parts.values())
+        self._feed.stop(parts)
+        if self._options.auto_commit:
+            await self.commit(parts)
+        if parts:
+            await self._tell(Revoked(tuple(part.id for part in parts)))
+        if self._membership.epoch > 0:
+            try:
+                await self._ask(self._membership.goodbye(), GRACE_MS)
+            except DduomqError:
+                return  # its session will end
