@@ -88,6 +88,7 @@ class BroadcastLife:
         self._partitions = partitions
         self._deserialize = deserialize
         self._tell = tell
+        self._committing = anyio.Lock()
         self.joined = anyio.Event()
 
     async def live(self) -> None:
@@ -133,13 +134,14 @@ class BroadcastLife:
 
     async def commit(self, parts: Iterable[Part]) -> None:
         """Keep how far the work has come."""
-        todo = {part: part.progress.position for part in parts if part.progress.position != part.progress.committed}
-        if not todo:
-            return
-        offsets = {part.id: offset for part, offset in todo.items()}
-        await anyio.to_thread.run_sync(self._file.save, offsets)
-        for part, offset in todo.items():
-            part.progress.committed = offset
+        async with self._committing:
+            todo = {part: part.progress.position for part in parts if part.progress.position != part.progress.committed}
+            if not todo:
+                return
+            offsets = {part.id: offset for part, offset in todo.items()}
+            await anyio.to_thread.run_sync(self._file.save, offsets)
+            for part, offset in todo.items():
+                part.progress.committed = offset
         await self._tell(Committed(offsets))
 
     async def leave(self) -> None:

@@ -20,6 +20,7 @@ from dduomq.wire import frame, native
 RECEIVE_BYTES = 1024 * 1024
 JOIN_BYTES_MAX = 64 * 1024
 CONNECT_TIMEOUT_S = 10
+SEND_TIMEOUT_S = 10
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -248,15 +249,21 @@ class Connection:
             raise self.broken
         try:
             async with self._lock:
-                if size <= JOIN_BYTES_MAX:
-                    await self._transport.send(b"".join((head, *payload)))
-                    return
-                with anyio.CancelScope(shield=True):  # half a frame would break the connection
-                    await self._transport.send(head)
-                    for part in payload:
-                        await self._transport.send(part)  # type: ignore[arg-type]  # any buffer will do
+                # half a frame would spoil the connection: whoever is cancelled waits until it has left
+                with anyio.move_on_after(SEND_TIMEOUT_S, shield=True) as scope:
+                    await self._send_frame(head, payload, size)
         except BROKEN as error:
             raise self._break(NetworkError(f"the connection to {self.address} broke: {_text(error)}")) from error
+        if scope.cancelled_caught:
+            raise self._break(NetworkError(f"{self.address} has taken nothing for {SEND_TIMEOUT_S} s"))
+
+    async def _send_frame(self, head: bytes, payload: Sequence[Buffer], size: int) -> None:
+        if size <= JOIN_BYTES_MAX:
+            await self._transport.send(b"".join((head, *payload)))
+            return
+        await self._transport.send(head)
+        for part in payload:
+            await self._transport.send(part)  # type: ignore[arg-type]  # any buffer will do
 
     async def run(self) -> None:
         """Receive answers until the connection ends; then fail whatever still waits."""

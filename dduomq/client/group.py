@@ -69,6 +69,7 @@ class Consumer:
         self._life: Life
         self._handed: list[GroupRecord] = []
         self._listeners: list[deque[Event]] = []
+        self._past: deque[Event] = deque(maxlen=EVENTS_MAX)
         self._told = anyio.Event()
         self._next_at = 0.0
 
@@ -188,8 +189,11 @@ class Consumer:
     # --- events -------------------------------------------------------------------------------------
 
     async def events(self) -> AsyncIterator[Event]:
-        """What happens from now on; see `dduomq.client.group_events`. Who is too slow misses the oldest."""
-        mine: deque[Event] = deque(maxlen=EVENTS_MAX)
+        """What happens, from the consumer's beginning on; see `dduomq.client.group_events`.
+
+        Who is too slow, or comes too late, misses the oldest.
+        """
+        mine = self._past.copy()
         self._listeners.append(mine)
         try:
             while True:
@@ -201,7 +205,7 @@ class Consumer:
 
     async def tell(self, event: Event) -> None:
         """Something has happened."""
-        for listener in self._listeners:
+        for listener in (self._past, *self._listeners):
             listener.append(event)
         told, self._told = self._told, anyio.Event()
         told.set()

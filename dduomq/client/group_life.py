@@ -80,17 +80,32 @@ class GroupLife:
     async def live(self) -> None:
         """For ever; what the group refuses for good makes the feed fail."""
         self._heard_at = anyio.current_time()
+        self._tasks.start_soon(self._watch_session)
         while True:
+            sent_at, incarnation = anyio.current_time(), self._incarnation
             try:
                 answer = await self._beat()
             except DduomqError as error:
-                if not await self._beat_failed(error):
+                if incarnation == self._incarnation and not await self._beat_failed(error):
                     return
                 continue
-            if answer is not None:
-                self._heard_at = anyio.current_time()
+            if answer is not None and incarnation == self._incarnation:
+                self._heard_at = sent_at
                 await self._move(self._membership.answered(answer))
                 self.joined.set()
+
+    async def _watch_session(self) -> None:
+        """When the broker may have put us out, all is lost: by our clock no later than by its own."""
+        session_s = self._options.said.session_ms / 1000
+        while True:
+            left = self._heard_at + session_s - anyio.current_time()
+            if left > 0:
+                await anyio.sleep(left)
+                continue
+            if self._feed.parts:
+                self._membership.lose()
+                await self._lose()
+            await anyio.sleep(AGAIN_S)
 
     async def _beat(self) -> GroupHeartbeatAnswer | None:
         """One heartbeat; None if something has changed here before it was answered."""
@@ -117,9 +132,6 @@ class GroupLife:
             self._feed.fail(error)
             self.joined.set()
             return False
-        if anyio.current_time() - self._heard_at > self._options.said.session_ms / 1000:
-            self._membership.lose()
-            await self._lose()
         await anyio.sleep(AGAIN_S)
         return True
 
@@ -141,6 +153,7 @@ class GroupLife:
             await self._begin(moves.assigned)
 
     async def _begin(self, places: Sequence[Place]) -> None:
+        incarnation = self._incarnation
         topics = tuple({topic for _, topic, _ in places})
         found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
         committed = {(part.topic, part.partition): part.offset for part in found.offsets}
@@ -149,6 +162,8 @@ class GroupLife:
             offset = committed.get((topic, partition))
             if offset is None:
                 offset = await self._start_of(topic, partition)
+            if incarnation != self._incarnation:
+                return
             positions[topic, partition] = offset
             self._feed.add(Part(topic_id, topic, partition, offset, self._deserialize))
         await self._tell(Assigned(positions))
