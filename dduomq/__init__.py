@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dduomq import blocking as blocking
     from dduomq import errors as errors
+    from dduomq.client.app import App as App
     from dduomq.client.client import Client as Client
     from dduomq.client.client import connect as connect
     from dduomq.client.group import Consumer as Consumer
+    from dduomq.client.idempotence import MemoryStore as MemoryStore
+    from dduomq.client.idempotence import RedisStore as RedisStore
+    from dduomq.client.idempotence import SqliteStore as SqliteStore
+    from dduomq.client.idempotence import once as once
     from dduomq.client.interceptor import Interceptor as Interceptor
     from dduomq.client.producer import Delivery as Delivery
     from dduomq.client.record import Message as Message
@@ -27,13 +32,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "App": ("dduomq.client.app", "App"),
     "Client": ("dduomq.client.client", "Client"),
     "Delivery": ("dduomq.client.producer", "Delivery"),
     "Consumer": ("dduomq.client.group", "Consumer"),
     "Interceptor": ("dduomq.client.interceptor", "Interceptor"),
+    "MemoryStore": ("dduomq.client.idempotence", "MemoryStore"),
     "Message": ("dduomq.client.record", "Message"),
     "ModelSerializer": ("dduomq.client.serializers", "ModelSerializer"),
     "Node": ("dduomq.node", "Node"),
+    "RedisStore": ("dduomq.client.idempotence", "RedisStore"),
+    "SqliteStore": ("dduomq.client.idempotence", "SqliteStore"),
+    "once": ("dduomq.client.idempotence", "once"),
     "Record": ("dduomq.client.record", "Record"),
     "SendResult": ("dduomq.client.record", "SendResult"),
     "blocking": ("dduomq.blocking", None),

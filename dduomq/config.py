@@ -10,6 +10,7 @@ import argparse
 import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,24 @@ def _addresses(text: str) -> tuple[Address, ...]:
     return tuple(parse_address(item) for item in text.split(",") if item)
 
 
+def _functions(text: str) -> dict[str, Callable[..., Any]]:
+    """`NAME=MODULE:FUNCTION,...`, imported; raises `ConfigError` for what is not there."""
+    found = {}
+    for item in filter(None, text.split(",")):
+        name, _, place = item.partition("=")
+        module, _, attribute = place.partition(":")
+        if not (name and module and attribute):
+            raise ConfigError(f"NAME=MODULE:FUNCTION is wanted, not {item!r}")
+        try:
+            function = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{place} can't be imported: {error}") from None
+        if not callable(function):
+            raise ConfigError(f"{place} is not a function")
+        found[name] = function
+    return found
+
+
 OPTIONS: tuple[Option, ...] = (
     Option("id", _integer(0, 2**31 - 1), "1", "this node's number in the cluster", "--id", "N"),
     Option("data", str, "./dduomq-data", "where the logs are kept", "--data", "DIR"),
@@ -165,6 +184,13 @@ OPTIONS: tuple[Option, ...] = (
         str(limits.IN_FLIGHT_BYTES_MAX),
         "bytes of requests held at once; then clients wait",
     ),
+    Option(
+        "assignors",
+        _functions,
+        "",
+        "ways of your own to share a group's partitions out: NAME=MODULE:FUNCTION,...",
+        metavar="NAME=MODULE:FUNCTION,...",
+    ),
 )
 _BY_KEY = {option.key: option for option in OPTIONS}
 _ATTRIBUTES = {"id": "node_id", "data": "data_dir"}
@@ -186,6 +212,7 @@ class Config:
     connections_max: int = limits.CONNECTIONS_MAX
     connections_idle_ms: int = limits.IDLE_TIMEOUT_MS
     requests_bytes_max: int = limits.IN_FLIGHT_BYTES_MAX
+    assignors: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
     topic: Mapping[str, str] = attrs.field(factory=dict)
 
     @staticmethod
@@ -233,6 +260,7 @@ def from_values(values: Mapping[str, str]) -> Config:
         connections_max=parsed["connections.max"],
         connections_idle_ms=parsed["connections.idle.ms"],
         requests_bytes_max=parsed["requests.bytes.max"],
+        assignors=parsed["assignors"],
         topic=topic,
     )
     _check_listeners(config, plaintext_allowed=parsed["plaintext.allowed"])
@@ -248,6 +276,8 @@ def _parse(option: Option, text: str) -> Any:
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={made.__module__}:{made.__name__}" for name, made in value.items())
     if isinstance(value, tuple):
         return ",".join(str(item) if item.name == "default" else f"{item.name}={item}" for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -242,8 +242,10 @@ class _Builder:
         alarms = Alarms()
         nursery.start_soon(alarms.run)
         groups = Groups(
-            admin, supervisor, CoordinatorWorld(ports.clock, ports.rng, disk, alarms, routes, self._log)
-        )  # fmt: skip
+            admin,
+            supervisor,
+            CoordinatorWorld(ports.clock, ports.rng, disk, alarms, routes, self._log, config.assignors),
+        )
         groups.start()
         services = Services(
             ports.clock, routes, admin, self._gate, Buffers(config.requests_bytes_max), disk_client,

@@ -13,9 +13,17 @@ import typer
 
 from dduomq import __version__
 from dduomq.cli import consume, group, produce, topic
-from dduomq.errors import ConfigError, DduomqError, InvalidConfig, InvalidPartitions, InvalidTopic, UsageError
+from dduomq.errors import (
+    ConfigError,
+    DduomqError,
+    InvalidConfig,
+    InvalidFilter,
+    InvalidPartitions,
+    InvalidTopic,
+    UsageError,
+)
 
-MISTAKES = (ConfigError, UsageError, InvalidConfig, InvalidPartitions, InvalidTopic)
+MISTAKES = (ConfigError, UsageError, InvalidConfig, InvalidFilter, InvalidPartitions, InvalidTopic)
 
 app = typer.Typer(
     name="dduomq",

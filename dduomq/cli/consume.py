@@ -20,12 +20,17 @@ if TYPE_CHECKING:
 
     from dduomq.client.client import Client
     from dduomq.client.consumer import Reader, Start
+    from dduomq.client.group import Consumer
     from dduomq.client.record import Record
     from dduomq.wire.native import PartitionDescription
 
-EXAMPLES = "Examples: dduomq consume orders --keys; dduomq consume orders --from 2026-05-01T12:00:00Z --follow --json"
+EXAMPLES = (
+    "Examples: dduomq consume orders --keys; dduomq consume orders --from 2026-05-01T12:00:00Z --follow --json; "
+    "dduomq consume orders --group billing --filter \"price > 5 AND region = 'eu'\""
+)
 WAIT_S = 0.5
 RETRY_S = 0.5
+PULL_MAX = 500
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +81,8 @@ class _Plan:
     idle: float | None
     rate: float | None
     isolation: str
+    group: str | None
+    filter: str | None
 
 
 class _Output:
@@ -116,7 +123,12 @@ async def _read(mq: "Client", plan: _Plan, output: _Output, progress: "Progress 
     import anyio
 
     async with mq.reader(
-        plan.topic, partitions=plan.partitions, start=plan.start, wait=WAIT_S, isolation=plan.isolation
+        plan.topic,
+        partitions=plan.partitions,
+        start=plan.start,
+        wait=WAIT_S,
+        isolation=plan.isolation,
+        filter=plan.filter,
     ) as reader:
         partitions = plan.partitions or [part.partition for part in (await _describe(mq, plan.topic))]
         ends = {} if plan.follow else {p: await mq.admin.offset(plan.topic, p, "latest") for p in partitions}
@@ -135,6 +147,32 @@ async def _read(mq: "Client", plan: _Plan, output: _Output, progress: "Progress 
             last = now if records else last
             if plan.idle is not None and now - last >= plan.idle:
                 return
+
+
+async def _read_as_member(mq: "Client", plan: _Plan, output: _Output, group: str) -> None:
+    """A record is done, and committed, once it is written. Without --follow: until nothing is left of our part."""
+    import anyio
+
+    async with mq.consumer(
+        plan.topic, group=group, filter=plan.filter, start=plan.start, isolation=plan.isolation
+    ) as consumer:
+        last = anyio.current_time()
+        while not output.is_full:
+            room = PULL_MAX if plan.limit is None else plan.limit - output.written
+            records = await consumer.pull(min(room, PULL_MAX), timeout=WAIT_S)
+            await output.write(list(records))
+            now = anyio.current_time()
+            last = now if records else last
+            if plan.idle is not None and now - last >= plan.idle:
+                return
+            if not (plan.follow or records) and await _is_at_end(mq, consumer):
+                return
+
+
+async def _is_at_end(mq: "Client", consumer: "Consumer") -> bool:
+    places = consumer.assignment
+    ends = [await mq.admin.offset(topic, partition, "latest") for topic, partition in places]
+    return all(consumer.position(*place) >= end for place, end in zip(places, ends, strict=True))
 
 
 async def _describe(mq: "Client", topic: str) -> "list[PartitionDescription]":
@@ -160,6 +198,16 @@ def consume(
         str,
         typer.Option("--from", metavar="WHERE", help="earliest, latest, OFFSET, or a time: 2026-05-01T12:00:00Z, …ms."),
     ] = "earliest",
+    group: Annotated[
+        str | None,
+        typer.Option("--group", "-g", metavar="NAME", help="As a member of this group: each record to one member."),
+    ] = None,
+    filter_: Annotated[
+        str | None,
+        typer.Option(
+            "--filter", "-F", metavar="TEXT", help="Tags (paid || sent), or a condition (price > 5) on headers."
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more; so does --from latest.")] = False,
     limit: Annotated[int | None, typer.Option("--max", "-n", min=1, help="Stop after so many records.")] = None,
     idle: Annotated[
@@ -187,8 +235,11 @@ def consume(
 ) -> None:
     """Print a topic's records: their values, or more.
 
-    Without --follow it stops at the end that the topic has when it begins.
+    Without --follow it stops at the end that the topic has when it begins. With --group it begins where the group has
+    come to, or, for a new group, at --from.
     """
+    if group is not None and partition:
+        raise UsageError("--group shares the partitions out by itself; leave --partition out")
     if json and (keys or key_separator or headers or timestamps):
         raise UsageError("--json shows keys, headers and times already; leave --keys, --headers, --timestamps out")
     separator = key_separator.encode() if key_separator else (b"\t" if keys else None)
@@ -202,12 +253,17 @@ def consume(
         idle=idle,
         rate=rate,
         isolation=isolation,
+        group=group,
+        filter=filter_,
     )
     output = _Output(sys.stdout.buffer, style, plan)
-    progress = None if quiet or plan.follow else _progress()
+    progress = None if quiet or plan.follow or group is not None else _progress()
 
     async def work(mq: "Client") -> None:
-        await _read(mq, plan, output, progress)
+        if group is None:
+            await _read(mq, plan, output, progress)
+        else:
+            await _read_as_member(mq, plan, output, group)
 
     try:
         if progress is not None:

@@ -10,6 +10,8 @@ from dduomq.client.admin import Admin
 from dduomq.client.client import Client
 from dduomq.client.client import connect as connect_async
 from dduomq.client.consumer import Reader, Start
+from dduomq.client.group import Consumer
+from dduomq.client.part import GroupRecord, TopicPartition
 from dduomq.client.producer import Delivery
 from dduomq.client.record import Record, SendResult
 
@@ -67,6 +69,42 @@ class BlockingReader:
             yield self._reader.next_at_hand() or self._portal.call(self._reader.__anext__)
 
 
+class BlockingConsumer:
+    """`dduomq.Consumer` for scripts: iterate, or `pull`; heartbeats go on in the client's own thread."""
+
+    def __init__(self, portal: BlockingPortal, consumer: Consumer) -> None:
+        self._portal = portal
+        self._consumer = consumer
+
+    def __iter__(self) -> Iterator[GroupRecord]:
+        while True:
+            yield self._portal.call(self._consumer.__anext__)
+
+    def pull(self, max_records: int = 500, timeout: float | None = None) -> list[GroupRecord]:
+        """Up to `max_records`; [] after `timeout` seconds without any. They are done when the next are asked for."""
+        return self._portal.call(self._consumer.pull, max_records, timeout)
+
+    def ack(self, record: GroupRecord) -> None:
+        """The work on it has ended."""
+        self._portal.call(record.ack)
+
+    def commit(self) -> None:
+        self._portal.call(self._consumer.commit)
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        self._portal.call(self._consumer.seek, topic, partition, offset)
+
+    def pause(self, topic: str, partition: int) -> None:
+        self._portal.call(self._consumer.pause, topic, partition)
+
+    def resume(self, topic: str, partition: int) -> None:
+        self._portal.call(self._consumer.resume, topic, partition)
+
+    @property
+    def assignment(self) -> list[TopicPartition]:
+        return self._portal.call(lambda: self._consumer.assignment)
+
+
 class BlockingDelivery:
     """A record under way; `result()` waits for its end."""
 
@@ -115,6 +153,12 @@ class BlockingClient:
     def reader(self, topic: str, **fields: Any) -> Iterator[BlockingReader]:
         with self._portal.wrap_async_context_manager(self._client.reader(topic, **fields)) as reader:
             yield BlockingReader(self._portal, reader)
+
+    @contextmanager
+    def consumer(self, *topics: str, **options: Any) -> Iterator[BlockingConsumer]:
+        """As a member of a group; see `dduomq.Client.consumer` for the options."""
+        with self._portal.wrap_async_context_manager(self._client.consumer(*topics, **options)) as consumer:
+            yield BlockingConsumer(self._portal, consumer)
 
 
 @contextmanager

@@ -143,7 +143,9 @@ class Reader:
         max_bytes: int,
         wait_s: float,
         on_consume: Callable[[Record], Record | None] | None = None,
+        filter: str | None = None,
     ) -> None:
+        self._filter = filter
         self.topic = topic
         self._decoders = {p: Decoder(topic, p, offset, deserialize) for p, offset in positions.items()}
         self._ask = ask
@@ -197,7 +199,7 @@ class Reader:
             await anyio.sleep(wait_ms / 1000)
             return []
         parts = tuple(native.FetchPart(self.topic, p, self._decoders[p].position, self._max_bytes) for p in asked)
-        body = native.Fetch(wait_ms, 1, self._max_bytes, self._isolation, parts)
+        body = native.Fetch(wait_ms, 1, self._max_bytes, self._isolation, parts, self._filter)
         plain, payload = await self._ask(body, wait_ms + REQUEST_GRACE_MS)
         return self._decode(asked, native.from_plain(native.Fetched, plain), payload)
 

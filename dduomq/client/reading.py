@@ -55,14 +55,17 @@ class ReadingClient:
         max_bytes: int = 1024 * 1024,
         wait: float = 0.5,
         isolation: str = "committed",
+        filter: str | None = None,
     ) -> list[Record]:
         """Records of one partition from `offset` on: an offset, 'earliest', 'latest' or a datetime.
+
+        `filter`: only those that match; see `consumer`.
 
         [] when there are none after `wait` seconds.
         """
         start = await find_offset(self._wire.ask, topic, partition, offset, self._timeout_ms)
         part = native.FetchPart(topic, partition, start, max_bytes)
-        body = native.Fetch(int(wait * 1000), 1, max_bytes, _isolation(isolation), (part,))
+        body = native.Fetch(int(wait * 1000), 1, max_bytes, _isolation(isolation), (part,), filter)
         plain, payload = await self._wire.ask(body, int((wait + 10) * 1000))
         fetched = native.from_plain(native.Fetched, plain).parts[0]
         if fetched.code:
@@ -92,8 +95,9 @@ class ReadingClient:
         isolation: str = "committed",
         max_bytes: int = 1024 * 1024,
         wait: float = 0.5,
+        filter: str | None = None,
     ) -> AsyncIterator[Reader]:
-        """Follow a topic from `start` on, without a group: for replay, tools and tests."""
+        """Follow a topic from `start` on, without a group: for replay, tools and tests; `filter` as in `consumer`."""
         if partitions is None:
             partitions = [part.partition for part in (await self._topic(topic)).partitions]
         positions = {}
@@ -110,6 +114,7 @@ class ReadingClient:
             max_bytes=max_bytes,
             wait_s=wait,
             on_consume=self._before_consume if self._interceptors else None,
+            filter=filter,
         )
 
     @property

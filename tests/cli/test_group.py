@@ -114,3 +114,32 @@ def test_changes_are_told_as_they_happen(shell: Shell) -> None:
     finally:
         watching.kill()
         watching.communicate()
+
+
+def test_consuming_as_a_member(shell: Shell) -> None:
+    """Where one has stopped the next one goes on; the lag says so."""
+    shell("topic", "create", "members", "-p", 2)
+    shell("produce", "members", stdin="".join(f"{n}\n" for n in range(10)))
+    first = shell("consume", "members", "--group", "readers", "--max", 4).splitlines()
+    assert sum(part["records"] for part in objects(shell("group", "lag", "readers", "--json"))) == 6
+    rest = shell("consume", "members", "--group", "readers").splitlines()
+    assert sorted(map(int, first + rest)) == list(range(10))
+    assert shell("consume", "members", "--group", "readers") == ""
+    assert "leave --partition out" in shell.fails("consume", "members", "--group", "readers", "-p", 0)
+
+
+@pytest.mark.parametrize("group", [[], ["--group", "filtered"]])
+def test_consuming_what_matches(shell: Shell, group: list[str]) -> None:
+    name = f"filtered-{len(group)}"
+
+    async def work() -> None:
+        async with dduomq.connect(shell.environment["DDUOMQ_SERVER"]) as mq:
+            await mq.admin.create_topic(name, partitions=1)
+            for price in range(10):
+                await mq.send(name, str(price), headers={"price": str(price)}, tag="even" if price % 2 == 0 else "odd")
+
+    trio.run(work)
+    assert shell("consume", name, "--filter", "price > 6", *group).split() == ["7", "8", "9"]
+    if not group:
+        assert shell("consume", name, "--filter", "even").split() == ["0", "2", "4", "6", "8"]
+    assert "filter, at" in shell.fails("consume", name, "--filter", "price >", *group)
