@@ -192,22 +192,24 @@ async def _fetch(reader: "Reader", plan: _Plan) -> "list[Record]":
         return []
 
 
+Group = Annotated[
+    str | None,
+    typer.Option("--group", "-g", metavar="NAME", help="As a member of this group: each record to one member."),
+]
+Filter = Annotated[
+    str | None,
+    typer.Option("--filter", "-F", metavar="TEXT", help="Tags (paid || sent), or a condition (price > 5) on headers."),
+]
+
+
 def consume(
     topic: Annotated[str, typer.Argument(help="Where from.")],
     start: Annotated[
         str,
         typer.Option("--from", metavar="WHERE", help="earliest, latest, OFFSET, or a time: 2026-05-01T12:00:00Z, …ms."),
     ] = "earliest",
-    group: Annotated[
-        str | None,
-        typer.Option("--group", "-g", metavar="NAME", help="As a member of this group: each record to one member."),
-    ] = None,
-    filter_: Annotated[
-        str | None,
-        typer.Option(
-            "--filter", "-F", metavar="TEXT", help="Tags (paid || sent), or a condition (price > 5) on headers."
-        ),
-    ] = None,
+    group: Group = None,
+    filter_: Filter = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more; so does --from latest.")] = False,
     limit: Annotated[int | None, typer.Option("--max", "-n", min=1, help="Stop after so many records.")] = None,
     idle: Annotated[
@@ -256,14 +258,18 @@ def consume(
         group=group,
         filter=filter_,
     )
+    _run(plan, style, server, quiet=quiet)
+
+
+def _run(plan: _Plan, style: _Format, server: str, *, quiet: bool) -> None:
     output = _Output(sys.stdout.buffer, style, plan)
-    progress = None if quiet or plan.follow or group is not None else _progress()
+    progress = None if quiet or plan.follow or plan.group is not None else _progress()
 
     async def work(mq: "Client") -> None:
-        if group is None:
+        if plan.group is None:
             await _read(mq, plan, output, progress)
         else:
-            await _read_as_member(mq, plan, output, group)
+            await _read_as_member(mq, plan, output, plan.group)
 
     try:
         if progress is not None:

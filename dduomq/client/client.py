@@ -24,7 +24,7 @@ from dduomq.client.producer import Delivery, Producer, ProducerOptions
 from dduomq.client.reading import ReadingClient
 from dduomq.client.record import Message, SendResult, headers_of
 from dduomq.client.serializers import AUTO, Serializer
-from dduomq.client.tasks import flat_tasks
+from dduomq.client.tasks import Background, flat_tasks
 from dduomq.client.wire import DEFAULT_PORT, Wire, parse_addresses
 from dduomq.errors import DduomqError, UsageError
 from dduomq.wire.compress import parse as parse_compression
@@ -61,8 +61,9 @@ class Client(ReadingClient):
     def _make_producer(self, options: ProducerOptions) -> Producer:
         return Producer(options, wire=self._wire, refresh=self._topic, strategy=self._strategy, rng=self._rng)
 
-    async def run(self, tasks: anyio.abc.TaskGroup) -> None:
-        tasks.start_soon(self._producer.run)
+    def start(self) -> None:
+        assert self._wire.tasks is not None
+        self._wire.tasks.start_soon(self._producer.run)
 
     # --- sending ------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Client(ReadingClient):
                     callback(result, error)
             except Exception as raised:
                 assert self._wire.tasks is not None
-                self._wire.tasks.start_soon(_raise, raised)
+                self._wire.tasks.fail(raised)
 
         return done
 
@@ -182,10 +183,6 @@ class Client(ReadingClient):
 
     def _key(self, key: Any) -> bytes | None:
         return None if key is None else AUTO.dumps(key if isinstance(key, bytes | str) else str(key))
-
-
-async def _raise(error: Exception) -> None:
-    raise error
 
 
 def _oneway_options(options: ProducerOptions) -> ProducerOptions:
@@ -244,16 +241,16 @@ async def connect(
         wall_ms=wall_ms,
     )
     async with flat_tasks() as tasks:
-        wire.tasks = tasks
-        await wire.connection()
-        await client.run(tasks)
+        wire.tasks = background = Background(tasks)
         try:
+            await wire.connection()
+            client.start()
             yield client
             with anyio.move_on_after(CLOSE_TIMEOUT_S):
                 await client.flush()
         finally:
             wire.is_closed = True
-            tasks.cancel_scope.cancel()
+            background.end()
 
 
 def _acks(acks: int | str) -> int:

@@ -7,6 +7,7 @@ import anyio
 import anyio.abc
 
 from dduomq.client.conn import BROKEN, Connection, Dial, Pending
+from dduomq.client.tasks import Background
 from dduomq.errors import NetworkError, UsageError
 from dduomq.ports import Buffer
 from dduomq.wire import native
@@ -37,7 +38,7 @@ class Wire:
         self._connection: Connection | None = None
         self._lock = anyio.Lock()
         self.is_closed = False
-        self.tasks: anyio.abc.TaskGroup | None = None
+        self.tasks: Background | None = None
         self.server: native.HelloAnswer | None = None
 
     async def connection(self) -> Connection:

@@ -525,3 +525,26 @@ async def test_mistakes_that_the_broker_finds(autojump_clock):
             async with mq.consumer("t", group="g") as consumer:
                 await consumer.run(print, ordered="never")
         assert [group.members for group in await mq.admin.list_groups()] in ([], [0])
+
+
+@pytest.mark.parametrize("after", [0.1, 0.3, 1.0, 2.5])
+async def test_cancelled_with_its_connection_it_leaves_in_good_order(autojump_clock, after):
+    """What it has done is committed, by the connection that is cancelled with it."""
+    async with serving() as (machine, mq):
+        await fill(mq, 0, 20)
+        seen, at = [], []
+        with trio.move_on_after(after):
+            async with (
+                connect(
+                    "sim:6086", dial=machine.network.dial_client, rng=Random(3), wall_ms=machine.clock.wall_ms
+                ) as other,
+                other.consumer("t", group="g") as consumer,
+            ):
+                async for record in consumer:
+                    at.append(value(record))
+                    await trio.sleep(0.1)
+                    seen.append(value(record))
+        await trio.sleep(0.5)
+        assert sum(group.members for group in await mq.admin.list_groups()) == 0
+        committed = sum((await mq.admin.group_offsets("g")).values()) if at else 0
+        assert committed == len(seen)
