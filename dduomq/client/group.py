@@ -24,7 +24,7 @@ from dduomq.client.group_events import Assigned, Event, Lost, Revoked
 from dduomq.client.handlers import Handler, HandlerOptions, Ordered, run_handlers
 from dduomq.client.part import GroupRecord, Part, TopicPartition
 from dduomq.client.record import Record
-from dduomq.errors import NetworkError
+from dduomq.errors import DduomqError, NetworkError
 
 CLOSE_S = 5.0
 JOIN_S = 60.0
@@ -243,9 +243,17 @@ class Consumer:
             with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
                 if is_good:
                     self._finish()
-                if self._feed.failure is None:
-                    await self._life.leave()
-                await self._feed.close()
+                await self._leave(is_good)
+
+    async def _leave(self, is_good: bool) -> None:
+        """What ends the block in an error hides what goes wrong here."""
+        try:
+            if self._feed.failure is None:
+                await self._life.leave()
+            await self._feed.close()
+        except DduomqError:
+            if is_good:
+                raise
 
     async def _join(self) -> None:
         with anyio.move_on_after(JOIN_S) as scope:
