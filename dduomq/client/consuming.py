@@ -40,6 +40,7 @@ class ConsumerSettings:
     max_in_flight: int | None
     rate: float | None
     latest_only: bool
+    skip_damaged: bool
     isolation: int
     session_timeout: float
     rebalance_timeout: float
@@ -88,7 +89,7 @@ async def consuming(
         feed = Feed(
             FeedOptions(
                 credits=settings.credits, isolation=settings.isolation, filter=settings.filter,
-                latest_only=settings.latest_only,
+                latest_only=settings.latest_only, skip_damaged=settings.skip_damaged,
             ),
             connection=wire.connection, tasks=tasks, shown=shown,
         )  # fmt: skip
@@ -97,7 +98,7 @@ async def consuming(
             life = _broadcast(settings, wire, feed, consumer, topic, deserialize)
         else:
             life = _member(settings, wire, feed, consumer, tasks, member_id, deserialize)
-        feed.reset = life.elsewhere
+        feed.reset, feed.skipped = life.elsewhere, consumer.tell_skipped
         consumer.bind(feed, life)
         async with consumer.living(tasks):
             yield consumer

@@ -15,7 +15,7 @@ import attrs
 from dduomq.client.conn import AnswerStream, Connection
 from dduomq.client.part import Part, TopicPartition
 from dduomq.client.record import Record
-from dduomq.errors import DduomqError, OffsetOutOfRange, UnknownTopicOrPartition, UsageError
+from dduomq.errors import CorruptMessage, DduomqError, OffsetOutOfRange, UnknownTopicOrPartition, UsageError
 from dduomq.wire.native_groups import Credit, Push
 
 AGAIN_S = 0.1
@@ -30,10 +30,13 @@ class FeedOptions:
     isolation: int = 1
     filter: str | None = None
     latest_only: bool = False
+    skip_damaged: bool = False
 
 
 class Feed:
-    """`reset(part)`, to be set before any part is added, finds where to go on when what is to be read is not there."""
+    """`reset(part)` finds where to go on when what is to be read is not there; `skipped(part)` is told of a damaged
+    record that is passed. Both are to be set before any part is added.
+    """
 
     def __init__(
         self,
@@ -47,11 +50,12 @@ class Feed:
         self._connection = connection
         self._tasks = tasks
         self.reset: Callable[[Part], Awaitable[int]]
+        self.skipped: Callable[[Part], Awaitable[None]]
         self._shown = shown
         self._ready: deque[Part] = deque()
         self._current: Part | None = None
         self._news: anyio.Event | None = None
-        self._indebted: set[Part] = set()
+        self._indebted: dict[Part, None] = {}  # in an order that does not depend on chance
         self._pay: anyio.Event | None = None
         self.parts: dict[TopicPartition, Part] = {}
         self.failure: BaseException | None = None
@@ -85,6 +89,9 @@ class Feed:
                 error = await self._read(part)
                 if isinstance(error, OffsetOutOfRange):
                     error = await self._go_on_elsewhere(part)
+                if isinstance(error, CorruptMessage) and self._options.skip_damaged:
+                    await self._pass(part)
+                    continue
                 if error is not None and not (error.retriable or isinstance(error, UnknownTopicOrPartition)):
                     self.fail(error)
                     return
@@ -126,6 +133,14 @@ class Feed:
             return error
         part.seek(offset)
         return None
+
+    async def _pass(self, part: Part) -> None:
+        """Go on behind the damaged record, once all that came before it is handed out."""
+        while part.stream is not None and part.stream.frames and not part.is_closed:  # noqa: ASYNC110  # it is rare
+            await anyio.sleep(AGAIN_S)
+        if not part.is_closed:
+            await self.skipped(part)
+            part.decoder.seek(part.decoder.position + 1)
 
     async def seek(self, part: Part, offset: int) -> None:
         """Go on at `offset`, forward or back."""
@@ -182,7 +197,7 @@ class Feed:
     def _finish(self, part: Part) -> None:
         part.finish_batch()
         if part not in self._indebted:
-            self._indebted.add(part)
+            self._indebted[part] = None
             if self._pay is not None:
                 self._pay.set()
 
@@ -225,7 +240,7 @@ class Feed:
     async def pay(self) -> None:
         """For ever: give credits back as records are handed out."""
         while True:
-            indebted, self._indebted = self._indebted, set()
+            indebted, self._indebted = self._indebted, {}
             for part in indebted:
                 stream = part.stream
                 owed = 0 if stream is None or part.is_closed else part.owed(max(1, self._options.credits // 2))

@@ -20,7 +20,7 @@ import anyio.abc
 import attrs
 
 from dduomq.client.feed import Feed
-from dduomq.client.group_events import Assigned, Event, Lost, Revoked
+from dduomq.client.group_events import Assigned, Event, Lost, Revoked, Skipped
 from dduomq.client.handlers import Handler, HandlerOptions, Ordered, run_handlers
 from dduomq.client.part import GroupRecord, Part, TopicPartition
 from dduomq.client.record import Record
@@ -224,6 +224,10 @@ class Consumer:
             case Lost():
                 return self._options.on_lost, list(event.partitions)
         return None, None
+
+    async def tell_skipped(self, part: Part) -> None:
+        """A damaged record was passed."""
+        await self.tell(Skipped(part.id, part.decoder.position))
 
     # --- its life -----------------------------------------------------------------------------------
 

@@ -54,4 +54,12 @@ class Moved:
     offset: int
 
 
-Event: TypeAlias = Assigned | Revoked | Lost | Committed | CommitRefused | Moved
+@attrs.frozen
+class Skipped:
+    """The record at this offset is damaged on the broker's disk, and was passed."""
+
+    partition: TopicPartition
+    offset: int
+
+
+Event: TypeAlias = Assigned | Revoked | Lost | Committed | CommitRefused | Moved | Skipped

@@ -154,7 +154,7 @@ class GroupLife:
 
     async def _begin(self, places: Sequence[Place]) -> None:
         incarnation = self._incarnation
-        topics = tuple({topic for _, topic, _ in places})
+        topics = tuple(sorted({topic for _, topic, _ in places}))
         found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
         committed = {(part.topic, part.partition): part.offset for part in found.offsets}
         positions = {}

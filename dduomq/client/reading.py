@@ -140,6 +140,7 @@ class ReadingClient:
         max_in_flight: int | None = None,
         rate: float | None = None,
         latest_only: bool = False,
+        skip_damaged: bool = False,
         isolation: str = "committed",
         session_timeout: float = 45.0,
         rebalance_timeout: float = 60.0,
@@ -163,6 +164,7 @@ class ReadingClient:
         credits: records of one partition that may be on their way.
         max_in_flight, rate: records that may be worked on at once; records a second.
         latest_only: of the records with one key that wait here, only the newest.
+        skip_damaged: pass what is damaged on the broker's disk, with an event; else that ends the consumer.
         session_timeout, rebalance_timeout: seconds after which a member that is not heard of is out; that work on
             partitions which are taken away may take.
 
@@ -172,7 +174,8 @@ class ReadingClient:
             topics=topics, group=group, pattern=pattern, filter=filter, start=start, mode=mode, assignor=assignor,
             instance_id=instance_id, zone=zone, auto_ack=auto_ack, auto_commit=auto_commit,
             commit_interval=commit_interval, credits=credits, max_in_flight=max_in_flight, rate=rate,
-            latest_only=latest_only, isolation=_isolation(isolation), session_timeout=session_timeout,
+            latest_only=latest_only, skip_damaged=skip_damaged, isolation=_isolation(isolation),
+            session_timeout=session_timeout,
             rebalance_timeout=rebalance_timeout, offsets_file=offsets_file, on_assign=on_assign, on_revoke=on_revoke,
             on_lost=on_lost,
         )  # fmt: skip

@@ -58,11 +58,11 @@ class Wire:
         for host, port in self._addresses:
             try:
                 connection = Connection(await self._dial(host, port), f"{host}:{port}")
+                self.tasks.start_soon(connection.run)
+                self.server = await connection.greet(self._client_id)
             except (*BROKEN, TimeoutError) as error:
                 failures.append(f"{host}:{port} ({_reason(error)})")
                 continue
-            self.tasks.start_soon(connection.run)
-            self.server = await connection.greet(self._client_id)
             return connection
         raise NetworkError(
             f"nobody answers at {', '.join(failures)}; is the node running? start one with: trio-run dduomq.node --id 1"

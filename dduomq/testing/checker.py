@@ -9,11 +9,14 @@ I6  the high watermark and the log's start do not go back
 I8  damage is found and not served, and nothing else is refused for it; no topic is forgotten
 I9  no record is there twice
 G1a a record that was reported as failed is not there
+and what `dduomq.testing.group_checker` says of groups.
 """
 
 from collections.abc import Iterable
 
 import attrs
+
+from dduomq.testing.group_checker import Owned, check_commits, check_owners, check_work
 
 FSYNC, FLUSHED = "fsync", "flushed"
 Place = tuple[str, int]  # topic and partition
@@ -92,6 +95,10 @@ class History:
     starts: dict[Place, int] = attrs.field(factory=dict)
     final: dict[Place, list[tuple[int, str]]] = attrs.field(factory=dict)
     refused: dict[Place, set[int]] = attrs.field(factory=dict)
+    owned: list[Owned] = attrs.field(factory=list)
+    worked: dict[Place, set[int]] = attrs.field(factory=dict)
+    committed: list[tuple[Place, int]] = attrs.field(factory=list)
+    group_ends: dict[Place, int] = attrs.field(factory=dict)  # how far the group has come at the end
 
     def survives(self, topic: str, losses: int, at: float) -> bool:
         """Whether what was shown at `at`, after so many power losses, must be there still."""
@@ -114,6 +121,9 @@ def check(history: History) -> None:
     _check_failed(history)
     _check_marks(history)
     _check_topics(history)
+    check_owners(history.owned)
+    check_commits(history.committed)
+    check_work(history.final, history.worked, history.group_ends)
 
 
 def _is_missing(history: History, place: Place, offset: int, value: str, found: str | None) -> bool:

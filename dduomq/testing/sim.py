@@ -17,6 +17,7 @@ import trio.testing
 from dduomq.client.client import Client
 from dduomq.config import Config, from_values
 from dduomq.errors import ConfigError, CorruptMessage
+from dduomq.limits import GROUPS_PARTITIONS
 from dduomq.log.files import Files
 from dduomq.node import build
 from dduomq.ports import DiskExecutor, Ports
@@ -25,12 +26,14 @@ from dduomq.testing.checker import History, check
 from dduomq.testing.clock import SeededScheduler, SimClock
 from dduomq.testing.disk import Faults, Platter, SimDisk
 from dduomq.testing.network import SimNetwork
+from dduomq.testing.workers import WATCH_S, Watcher, Worker
 from dduomq.testing.workload import PORT, Follower, Operator, Sender, World, persist
 
 LEVELS = ("fsync", "flushed", "pagecache")
 PARTITIONS = 2
 SENDERS = 4
 FOLLOWERS = 3
+WORKERS = 3
 CRASHES_MAX = 4
 RUN_S = (2.0, 3.0, 3.0, 3.0, 9.0)  # the longest sees checkpoints, too
 FLUSH_S = 0.2
@@ -216,6 +219,25 @@ class Simulation:
                     await persist(partial(mq.admin.restore_log, topic, partition))
                     await self._audit_partition(mq, topic, partition)
 
+    async def _audit_group(self) -> None:
+        """Its log is brought back, its members come back, and everything is worked on to its end."""
+        async with self.world.connect("auditor") as mq:
+            for partition in range(GROUPS_PARTITIONS):
+                await persist(partial(mq.admin.restore_log, "__groups", partition))
+            worker = Worker(self.world, "last", LEVELS[0])
+            ends = {(LEVELS[0], at): await mq.admin.offset(LEVELS[0], at, "latest") for at in range(PARTITIONS)}
+            watcher = Watcher(self.world)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(worker.work, lambda: False)
+                while True:
+                    await trio.sleep(WATCH_S)
+                    offsets = await watcher.look(mq)
+                    if all(offsets.get(place, 0) >= end for place, end in ends.items()):
+                        break
+                nursery.cancel_scope.cancel()
+            self.history.group_ends = offsets
+
     async def _audit_partition(self, mq: Client, topic: str, partition: int) -> None:
         place = (topic, partition)
         self._audits += 1
@@ -259,12 +281,16 @@ class Simulation:
                 clients.start_soon(sender.run)
             for number in range(FOLLOWERS):
                 clients.start_soon(Follower(self.world, f"f{number}", LEVELS[number % len(LEVELS)]).run)
+            for number in range(WORKERS):
+                clients.start_soon(Worker(self.world, f"w{number}", LEVELS[0]).run)
+            clients.start_soon(Watcher(self.world).run)
             clients.start_soon(self.operator.run)
             clients.start_soon(self._trouble)
             clients.start_soon(self._stop_sending)
         self.platter.faults, self.platter.bugs = Faults(), 0
         with trio.fail_after(HEAL_S):
             await persist(self._audit)
+            await persist(self._audit_group)
 
     async def _stop_sending(self) -> None:
         await trio.sleep(self.run_s)

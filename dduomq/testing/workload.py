@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from dduomq.client.client import Client, connect
+from dduomq.client.conn import Dial
 from dduomq.client.consumer import Reader, Start
 from dduomq.client.record import Record, SendResult
 from dduomq.errors import (
@@ -30,6 +31,7 @@ from dduomq.testing.clock import SimClock
 from dduomq.testing.network import SimNetwork
 
 PORT = 6086
+GROUPS_TOPIC = "__groups"
 PAUSE_S = 0.05
 COMPRESSIONS = ("none", "none", "lz4", "zstd")
 LONG_LIFE_S = 3_600.0
@@ -54,12 +56,12 @@ class World:
     def fork(self) -> Random:
         return Random(self.rng.random())
 
-    def connect(self, name: str) -> AbstractAsyncContextManager[Client]:
+    def connect(self, name: str, dial: Dial | None = None) -> AbstractAsyncContextManager[Client]:
         rng = self.fork()
         return connect(
             f"sim:{PORT}",
             client_id=name,
-            dial=self.network.dial_client,
+            dial=dial or self.network.dial_client,
             rng=rng,
             wall_ms=self.clock.wall_ms,
             delivery_timeout=SEND_TIMEOUT_S,
@@ -342,8 +344,12 @@ class Operator:
     async def _repair(self) -> None:
         async with self._world.connect("admin") as mq:
             topic = self._rng.choice(self._topics)
-            described: Any = await mq.admin.describe_topic(topic)
-            for part in described.partitions:
-                if part.state == "offline":
-                    self._world.trace("restoring", topic, part.partition)
-                    await mq.admin.restore_log(topic, part.partition)
+            for name in (topic, GROUPS_TOPIC):
+                await self._restore(mq, name)
+
+    async def _restore(self, mq: Client, topic: str) -> None:
+        described: Any = await mq.admin.describe_topic(topic)
+        for part in described.partitions:
+            if part.state not in {"online", "opening", "closing"}:
+                self._world.trace("restoring", topic, part.partition)
+                await mq.admin.restore_log(topic, part.partition)
