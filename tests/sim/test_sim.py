@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from dduomq.testing.sim import simulate
+from tests.sim.group_mutants import GROUP_MUTANTS
 from tests.sim.mutants import MUTANTS
 
 SEEDS = 200
@@ -81,10 +82,10 @@ def test_no_thread_socket_or_file_is_used(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", [*MUTANTS, *GROUP_MUTANTS])
 def test_planted_bugs_are_found(monkeypatch, name):
     """A simulation that can't fail proves nothing."""
-    for owner, attribute, mutant in MUTANTS[name]:
+    for owner, attribute, mutant in (MUTANTS | GROUP_MUTANTS)[name]:
         monkeypatch.setattr(owner, attribute, mutant)
     for seed in range(SEEDS_FOR_A_MUTANT):
         try:
