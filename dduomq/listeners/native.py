@@ -13,7 +13,7 @@ from typing import Any
 import trio
 
 from dduomq.cluster.image import TopicRecord
-from dduomq.errors import CorruptMessage, DduomqError, Overloaded, UnknownServerError, WireError
+from dduomq.errors import CorruptMessage, DduomqError, InvalidRequest, Overloaded, UnknownServerError, WireError
 from dduomq.limits import (
     FRAME_BYTES_MAX,
     FRAME_BYTES_MAX_UNGREETED,
@@ -109,10 +109,12 @@ class NativeSession:
 
     async def _serve(self, correlation: int, timeout_ms: int, body: object) -> None:
         try:
+            if isinstance(body, native.Hello):
+                raise InvalidRequest("Hello is said once, at the beginning")
             if isinstance(body, native.Fetch):
                 await fetch(self._services, self._context, self._connection, correlation, body)
                 return
-            with trio.fail_after(min(timeout_ms, TIMEOUT_MS_MAX) / 1000):
+            with trio.fail_after(max(0, min(timeout_ms, TIMEOUT_MS_MAX)) / 1000):
                 answer = await HANDLERS[type(body)](self._services, self._context, body)
             header = native.answer_header(correlation, answer)
         except DduomqError as error:
