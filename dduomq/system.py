@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from random import SystemRandom
 
 import trio
@@ -22,6 +23,7 @@ ACCEPT_BACKLOG = 1_024
 DISK_THREADS = 4
 SENDFILE_SLICE_BYTES = 1024 * 1024
 RECEIVES_WITHOUT_WAIT_MAX = 8
+_TCP_CONGESTION = getattr(socket, "TCP_CONGESTION", None)
 
 
 class SystemClock:
@@ -44,6 +46,8 @@ class TcpStream:
         try:
             host, port = sock.getpeername()[:2]
             self.peer = f"{host}:{port}"
+            if host == sock.getsockname()[0]:
+                _send_unpaced(sock)
         except OSError:
             self.peer = "gone"
 
@@ -122,6 +126,16 @@ class TcpStream:
     async def aclose(self) -> None:
         self._socket.close()
         await trio.lowlevel.checkpoint()
+
+
+def _send_unpaced(sock: trio.socket.SocketType) -> None:
+    """Inside one machine there is nothing to pace for, yet BBR, where it is the default, does.
+
+    It doles an answer out, with a timer and a waking of the client for every piece.
+    """
+    if _TCP_CONGESTION is not None:
+        with suppress(OSError):  # the machine's owner does not allow it
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_CONGESTION, b"reno")
 
 
 class TcpListener:
