@@ -46,10 +46,11 @@ class Stream(Protocol):
     def send_nowait(self, data: Buffer) -> int:
         """Send what fits without waiting; how many bytes went (0 if none)."""
 
-    async def send_all(self, chunks: Sequence[Buffer]) -> None: ...
+    def send_file_nowait(self, source: FileRange, position: int, size: int) -> int:
+        """The same with a range of a file that is resident. Raises `trio.BrokenResourceError` if the file is short."""
 
-    async def send_file(self, source: FileRange, position: int, size: int) -> None:
-        """Send a range of a file that is resident. Raises `trio.BrokenResourceError` if it is short."""
+    async def wait_writable(self) -> None:
+        """Wait until more fits; raises `trio.BrokenResourceError`."""
 
     async def aclose(self) -> None: ...
 

@@ -22,6 +22,7 @@ from dduomq.ports import Buffer, FileRange, Job, Ports
 ACCEPT_BACKLOG = 1_024
 DISK_THREADS = 4
 SENDFILE_SLICE_BYTES = 1024 * 1024
+READ_SLICE_BYTES = 256 * 1024
 RECEIVES_WITHOUT_WAIT_MAX = 8
 _TCP_CONGESTION = getattr(socket, "TCP_CONGESTION", None)
 
@@ -83,45 +84,25 @@ class TcpStream:
         except OSError as error:
             raise trio.BrokenResourceError(str(error)) from error
 
-    async def send_all(self, chunks: Sequence[Buffer]) -> None:
-        for chunk in chunks:
-            view = memoryview(chunk).cast("B") if len(chunk) else memoryview(b"")
-            while len(view):
-                sent = self.send_nowait(view)
-                if not sent:
-                    await self._wait(trio.lowlevel.wait_writable)
-                view = view[sent:]
+    def send_file_nowait(self, source: FileRange, position: int, size: int) -> int:
+        """One slice, so that other tasks run between two of them."""
+        out, descriptor = self._socket._sock, source.fileno()  # type: ignore[attr-defined]
+        try:
+            if descriptor >= 0:
+                sent = os.sendfile(out.fileno(), descriptor, position, min(size, SENDFILE_SLICE_BYTES))
+            else:
+                data = source.read(position, min(size, READ_SLICE_BYTES))
+                sent = int(out.send(data)) if data else 0
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+        if not sent:
+            raise trio.BrokenResourceError("the file is shorter than the answer promised")
+        return sent
 
-    async def send_file(self, source: FileRange, position: int, size: int) -> None:
-        """sendfile in slices, other tasks running between them."""
-        descriptor = source.fileno()
-        if descriptor < 0:
-            await self._send_read(source, position, size)
-            return
-        out = self._socket.fileno()
-        end = position + size
-        while position < end:
-            try:
-                sent = os.sendfile(out, descriptor, position, min(end - position, SENDFILE_SLICE_BYTES))
-            except (BlockingIOError, InterruptedError):
-                await self._wait(trio.lowlevel.wait_writable)
-                continue
-            except OSError as error:
-                raise trio.BrokenResourceError(str(error)) from error
-            if not sent:
-                raise trio.BrokenResourceError("the file is shorter than the answer promised")
-            position += sent
-            if position < end:
-                await trio.lowlevel.checkpoint()
-
-    async def _send_read(self, source: FileRange, position: int, size: int) -> None:
-        end = position + size
-        while position < end:
-            data = source.read(position, min(end - position, SENDFILE_SLICE_BYTES))
-            if not data:
-                raise trio.BrokenResourceError("the file is shorter than the answer promised")
-            await self.send_all([data])
-            position += len(data)
+    async def wait_writable(self) -> None:
+        await self._wait(trio.lowlevel.wait_writable)
 
     async def aclose(self) -> None:
         self._socket.close()

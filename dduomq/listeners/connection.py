@@ -1,6 +1,6 @@
 """One connection: bytes in, frames out of them; answers in, bytes out of them.
 
-Always true: only `_write` and, while it has nothing to do, `send` touch the stream's sending side; an answer
+Always true: only `write` and, while it has nothing to do, `send` touch the stream's sending side; an answer
 is sent whole or the connection ends; a client that does not read its answers is cut off before they fill the
 memory; leases of answers that were never sent are closed.
 """
@@ -47,7 +47,6 @@ class Connection:
         "_scope",
         "_stream",
         "_wake",
-        "_writing",
         "behind_since",
         "closed",
         "frame_due",
@@ -60,7 +59,6 @@ class Connection:
         self._backlog: deque[Chunk] = deque()
         self._bytes = 0
         self._wake: trio.lowlevel.Task | None = None
-        self._writing = False
         self._scope: trio.CancelScope | None = None
         self._drained: trio.Event | None = None
         self.closed = False
@@ -75,7 +73,7 @@ class Connection:
 
     @property
     def is_behind(self) -> bool:
-        return bool(self._backlog) or self._writing
+        return bool(self._backlog)
 
     def end(self) -> None:
         """Close, from any task: the connection's tasks are cancelled."""
@@ -88,36 +86,51 @@ class Connection:
 
     def send(self, data: Buffer) -> None:
         """Send at once what the socket takes, leave the rest to the writer. Never waits, never raises."""
-        if self.closed:
-            return
-        if not self._backlog and not self._writing:
-            try:
-                sent = self._stream.send_nowait(data)
-            except trio.BrokenResourceError:
-                self.end()
-                return
-            if sent == len(data):
-                return
-            data = memoryview(data)[sent:]
-        self._queue([data])
+        self.send_parts([data])
 
     def send_parts(self, chunks: Sequence[Chunk]) -> None:
-        """Send bytes and file ranges in order. Never waits; leases are closed when sent, or never sent."""
+        """The same with bytes and file ranges, in order; leases are closed when sent, or never sent."""
         if self.closed:
             _close_leases(chunks)
             return
-        self._queue(chunks)
-
-    def _queue(self, chunks: Sequence[Chunk]) -> None:
-        if not self.is_behind:
-            self.behind_since = trio.current_time()
+        was_behind = self.is_behind
         self._backlog.extend(chunks)
         self._bytes += sum(len(chunk) for chunk in chunks if not isinstance(chunk, FilePart))
-        if self._wake is not None:
-            trio.lowlevel.reschedule(self._wake)
-            self._wake = None
+        if not was_behind:
+            self._send_now()
         if self._bytes > SEND_BACKLOG_BYTES_MAX:
             self.end()
+
+    def _send_now(self) -> None:
+        """While nothing waits before it, an answer needs no writer, unless the socket is full."""
+        try:
+            while self._backlog and self._put():
+                pass
+        except trio.BrokenResourceError:
+            self.end()
+        if self._backlog:
+            self.behind_since = trio.current_time()
+            if self._wake is not None:
+                trio.lowlevel.reschedule(self._wake)
+                self._wake = None
+
+    def _put(self) -> bool:
+        """Hand the first chunk to the socket; whether it took all of it."""
+        chunk = self._backlog[0]
+        if isinstance(chunk, FilePart):
+            sent = self._stream.send_file_nowait(chunk.lease, chunk.position, chunk.size)
+            if sent < chunk.size:
+                self._backlog[0] = FilePart(chunk.lease, chunk.position + sent, chunk.size - sent)
+                return False
+            chunk.lease.close()
+        else:
+            sent = self._stream.send_nowait(chunk)
+            self._bytes -= sent
+            if sent < len(chunk):
+                self._backlog[0] = memoryview(chunk)[sent:]
+                return False
+        self._backlog.popleft()
+        return True
 
     async def send_and_wait(self, data: Buffer) -> None:
         """Send, and wait until the socket has taken it all: for who makes answers faster than they are read."""
@@ -136,9 +149,13 @@ class Connection:
         try:
             while True:
                 if not self._backlog:
+                    if self._drained is not None:
+                        self._drained.set()
                     self._wake = trio.lowlevel.current_task()
                     await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
-                await self._write_next()
+                elif not self._put():
+                    await self._stream.wait_writable()
+                self.last_sent = trio.current_time()
         except trio.BrokenResourceError:
             self.end()
         finally:
@@ -147,22 +164,6 @@ class Connection:
             self._backlog.clear()
             if self._drained is not None:
                 self._drained.set()
-
-    async def _write_next(self) -> None:
-        self._writing = True
-        chunk = self._backlog.popleft()
-        if isinstance(chunk, FilePart):
-            try:
-                await self._stream.send_file(chunk.lease, chunk.position, chunk.size)
-            finally:
-                chunk.lease.close()
-        else:
-            await self._stream.send_all([chunk])
-            self._bytes -= len(chunk)
-        self._writing = False
-        self.last_sent = trio.current_time()
-        if self._drained is not None and not self._backlog:
-            self._drained.set()
 
     def _abort_wait(self, _raise_cancel: object) -> trio.lowlevel.Abort:
         self._wake = None

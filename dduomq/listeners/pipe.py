@@ -3,8 +3,6 @@
 Always true: what one end sends the other receives, in order; at most `PIPE_BYTES` lie between them.
 """
 
-from collections.abc import Sequence
-
 import trio
 
 from dduomq.ports import Buffer, FileRange
@@ -67,20 +65,16 @@ class PipeEnd:
         while len(view):
             view = view[self.send_nowait(view) :]
             if len(view):
-                await self._outgoing.changed.wait()
+                await self.wait_writable()
 
-    async def send_all(self, chunks: Sequence[Buffer]) -> None:
-        for chunk in chunks:
-            await self.send(chunk)
+    def send_file_nowait(self, source: FileRange, position: int, size: int) -> int:
+        data = source.read(position, min(FILE_SLICE_BYTES, size))
+        if not data:
+            raise trio.BrokenResourceError("the file is shorter than the answer promised")
+        return self.send_nowait(data)
 
-    async def send_file(self, source: FileRange, position: int, size: int) -> None:
-        end = position + size
-        while position < end:
-            data = source.read(position, min(FILE_SLICE_BYTES, end - position))
-            if not data:
-                raise trio.BrokenResourceError("the file is shorter than the answer promised")
-            await self.send(data)
-            position += len(data)
+    async def wait_writable(self) -> None:
+        await self._outgoing.changed.wait()
 
     async def aclose(self) -> None:
         for way in (self._incoming, self._outgoing):

@@ -42,7 +42,10 @@ class Pipe:
             sent = self.put_nowait(view)
             view = view[sent:]
             if len(view):
-                await self._changed.wait()
+                await self.wait_changed()
+
+    async def wait_changed(self) -> None:
+        await self._changed.wait()
 
     async def get(self, size_max: int) -> bytes:
         """b"" at the end."""
@@ -87,11 +90,14 @@ class SimStream:
         for chunk in chunks:
             await self._outgoing.put(chunk)
 
-    async def send_file(self, source: FileRange, position: int, size: int) -> None:
-        data = source.read(position, size)
-        if len(data) < size:
+    def send_file_nowait(self, source: FileRange, position: int, size: int) -> int:
+        data = source.read(position, min(size, PIPE_BYTES))
+        if not data:
             raise trio.BrokenResourceError("the file is shorter than the answer promised")
-        await self._outgoing.put(data)
+        return self._outgoing.put_nowait(data)
+
+    async def wait_writable(self) -> None:
+        await self._outgoing.wait_changed()
 
     async def aclose(self) -> None:
         self._incoming.end()
