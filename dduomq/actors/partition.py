@@ -74,7 +74,7 @@ from dduomq.errors import (
     UnknownTopicOrPartition,
 )
 from dduomq.limits import INLINE_SEEK_BYTES_MAX, INLINE_WRITE_BYTES_MAX, PARKED_APPENDS_MAX, WATCHERS_MAX
-from dduomq.log.files import Files, Lease, NotResident
+from dduomq.log.files import Files, NotResident
 from dduomq.log.places import Places
 from dduomq.log.plog import Appended, PartitionLog, ReadPlan, Seek, WritePlan
 from dduomq.log.recover import RecoveryReport, open_log
@@ -456,7 +456,7 @@ class PartitionActor(Actor):
         if end[0] < 0 or (end[0] == message.last_fetched_epoch and end[1] >= message.offset):
             return False
         assert message.reply is not None
-        message.reply.set(attrs.evolve(self._fetch_plan(log, None, 0, 0, ()), diverging=end))
+        message.reply.set(_nothing(log, diverging=end))
         return True
 
     def _check_epoch(self, epoch: int) -> None:
@@ -478,7 +478,7 @@ class PartitionActor(Actor):
         if message.watcher is not None:
             self._watch(message.watcher)
         assert message.reply is not None
-        message.reply.set(self._fetch_plan(log, None, 0, 0, ()))
+        message.reply.set(_nothing(log))
 
     def _seek(self, seek: Seek, message: Fetch) -> None:
         """At once, when all that must be read is in the page cache: that costs less than the hop to a thread."""
@@ -518,26 +518,12 @@ class PartitionActor(Actor):
         except FileNotFoundError:  # retention took the segment between the seek and now
             message.refuse(LeaderNotAvailable("the segment has just been removed; fetch again"))
             return
-        found = self._fetch_plan(log, lease, plan.position, plan.size, plan.aborted)
-        message.reply.set(attrs.evolve(found, next_offset=plan.next_offset, is_resident=is_resident))
-
-    def _fetch_plan(
-        self,
-        log: PartitionLog,
-        lease: Lease | None,
-        position: int,
-        size: int,
-        aborted: tuple[tuple[int, int], ...],
-    ) -> FetchPlan:
-        return FetchPlan(
-            lease,
-            position,
-            size,
-            log.high_watermark,
-            log.last_stable_offset,
-            log.log_start_offset,
-            aborted,
-        )
+        message.reply.set(
+            FetchPlan(
+                lease, plan.position, plan.size, log.high_watermark, log.last_stable_offset, log.log_start_offset,
+                plan.aborted, is_resident=is_resident, next_offset=plan.next_offset,
+            )
+        )  # fmt: skip
 
     def _on_find_offset(self, message: FindOffset) -> None:
         log = self._ready(message)
@@ -739,3 +725,10 @@ class PartitionActor(Actor):
             message.then(message.result)
         else:
             message.refuse(LeaderNotAvailable(f"{self.mailbox.name} starts again"))
+
+
+def _nothing(log: PartitionLog, diverging: tuple[int, int] | None = None) -> FetchPlan:
+    """The answer to a fetch that finds no batch."""
+    return FetchPlan(
+        None, 0, 0, log.high_watermark, log.last_stable_offset, log.log_start_offset, diverging=diverging
+    )  # fmt: skip

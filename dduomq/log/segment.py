@@ -80,7 +80,8 @@ def walk(
             if position + header.size > end or (stop is not None and stop(position, header)):
                 return
             if at + header.size > filled:
-                scratch.view[: filled - at] = scratch.view[at:filled]
+                if at:
+                    scratch.view[: filled - at] = scratch.view[at:filled]
                 start, filled, at = position, filled - at, 0
                 size = max(header.size, min(SCAN_CHUNK_BYTES, end - position))
                 filled = _read(files, path, scratch, start, filled, size)

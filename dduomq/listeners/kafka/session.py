@@ -148,15 +148,14 @@ class KafkaSession:
 
     async def _do(self, request: Request, asking: Asking) -> Body:
         try:
-            with trio.fail_after(GROUP_TIMEOUT_S if request.api in WAIT_FOR_OTHERS else REQUEST_TIMEOUT_S):
+            with trio.move_on_after(GROUP_TIMEOUT_S if request.api in WAIT_FOR_OTHERS else REQUEST_TIMEOUT_S):
                 return await HANDLERS[request.api.key](asking)
-        except trio.TooSlowError:
-            raise Unanswered(f"{request.api.name} was not done in its time") from None
         except DduomqError as error:
             raise Unanswered(f"{request.api.name}: {error.message}") from error
         except Exception as error:
             self._services.log.error("request_failed", request=request.api.name, exc_info=error)
             raise Unanswered(f"{request.api.name} failed") from error
+        raise Unanswered(f"{request.api.name} was not done in its time")
 
     def _send(self, chunks: list[Chunk]) -> None:
         """Small answers go at once, as one piece."""
