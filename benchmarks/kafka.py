@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from benchmarks.harness import NodeProcess, Results, node, percentile
+from benchmarks.harness import NodeProcess, Results, claim_memory, node, percentile
 
 TOPIC = "bench"
 TIMEOUT_S = 120
@@ -62,9 +62,11 @@ def _produce(results: Results, size: int, count: int) -> None:
     ours, theirs = [], []
     for _ in range(TRIES):
         with mock() as address:
+            claim_memory()
             theirs.append(produce(address, size, count))
         with node("--set", "topic.durability=pagecache") as running:
             make_topics(running, 1)
+            claim_memory()
             ours.append(produce(running.address, size, count))
     _compare(results, f"producer, {size} B", max(ours), max(theirs), ">= 0.65, goal 0.9")
 
@@ -105,6 +107,7 @@ def _cost(results: Results, *, quick: bool) -> None:
 def _cost_once(count: int, gib: float, partitions: int) -> tuple[float, float]:
     with node("--set", "topic.durability=pagecache") as running:
         make_topics(running, 1)
+        claim_memory()
         before = running.cpu_s()
         produce(running.address, 1024, count, big=True, partitions=partitions)
         between = running.cpu_s()
