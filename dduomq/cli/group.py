@@ -1,6 +1,7 @@
 """`dduomq group …`: who is in a group, how far it is, and putting that right."""
 
 import re
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
@@ -147,18 +148,31 @@ def _partitions(assignment: "Sequence[AssignedPart]") -> str:
 
 
 @app.command(epilog="Example: dduomq group lag billing --json | jq .records")
-def lag(name: Name, server: Server = DEFAULT_SERVER, json: Json = False) -> None:
+def lag(
+    name: Name,
+    watch: Annotated[
+        float | None, typer.Option("--watch", "-w", min=0.1, metavar="SECONDS", help="Go on, once in so many seconds.")
+    ] = None,
+    server: Server = DEFAULT_SERVER,
+    json: Json = False,
+) -> None:
     """Show how far a group is behind, in records and in seconds."""
 
-    async def work(mq: "Client") -> Any:
-        return await mq.admin.group_lag(name)
+    def show(lags: "Sequence[PartitionLag]") -> None:
+        if json:
+            for each in lags:
+                print_json(attrs.asdict(each))
+            sys.stdout.flush()
+        else:
+            _print_lag(lags)
 
-    lags = with_client(server, work)
-    if json:
-        for each in lags:
-            print_json(attrs.asdict(each))
-    else:
-        _print_lag(lags)
+    async def work(mq: "Client") -> None:
+        async for lags in mq.admin.watch_lag(name, watch or 0.0):
+            show(lags)
+            if watch is None:
+                return
+
+    with_client(server, work)
 
 
 def _print_lag(lags: "Sequence[PartitionLag]") -> None:

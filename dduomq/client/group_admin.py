@@ -140,6 +140,12 @@ class GroupAdmin:
             found.append(PartitionLag(topic, partition, committed, end, behind, seconds, readers.get(place)))
         return found
 
+    async def watch_lag(self, name: str, interval: float = 1.0) -> AsyncIterator[list[PartitionLag]]:
+        """For ever: `group_lag`, every so many seconds."""
+        while True:
+            yield await self.group_lag(name)
+            await anyio.sleep(interval)
+
     async def _offsets(self, places: Sequence[tuple[str, int]], timestamp: int) -> dict[tuple[str, int], int]:
         if not places:
             return {}

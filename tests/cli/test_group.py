@@ -1,5 +1,7 @@
 """`dduomq group`: what people and scripts get from it, against a real node."""
 
+import json
+
 import pytest
 import trio
 
@@ -100,6 +102,17 @@ def test_mistakes_are_told_in_one_line(shell: Shell) -> None:
     assert "--to wants" in shell.fails("group", "reset", "g", "t", "--to", "sometimes", "--yes")
     assert "Say --yes" in shell.fails("group", "delete", "g")
     assert "--topic and --member" in shell.fails("group", "delete", "g", "--topic", "t", "--member", "m", "--yes")
+
+
+def test_lag_is_watched(shell: Shell) -> None:
+    name = prepare(shell, "watched-lag")
+    watching = shell.start("group", "lag", name, "--watch", "0.1", "--json")
+    try:
+        lines = [json.loads(watching.stdout.readline()) for _ in range(6)]
+        assert [line["records"] for line in lines] == [5, 10] * 3
+    finally:
+        watching.kill()
+        watching.communicate()
 
 
 def test_changes_are_told_as_they_happen(shell: Shell) -> None:

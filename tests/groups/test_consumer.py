@@ -172,6 +172,30 @@ def test_an_answer_that_was_lost_is_made_good():
         group.heartbeat(Beat("a", 7), 0, topics)
 
 
+def test_a_horde_comes_and_goes():
+    """Three hundred members for two hundred partitions: all is shared out in a few rounds, and again when most go."""
+    group, topics = ConsumerGroup("g"), Topics(t=200)
+    readers = [Reader(group, topics, f"m{number:03}") for number in range(300)]
+    for reader in readers:
+        reader.join()
+
+    def settle(living):
+        for _ in range(4):
+            for reader in living:
+                reader.beat()
+                reader.let_go()
+
+    settle(readers)
+    assert group.state == STABLE
+    assert sorted(len(reader.owned) for reader in readers) == [0] * 100 + [1] * 200
+    for reader in readers[20:]:
+        group.heartbeat(Beat(reader.member_id, LEAVE), 0, topics)
+    settle(readers[:20])
+    assert [len(reader.owned) for reader in readers[:20]] == [10] * 20
+    held = [place for reader in readers[:20] for place in reader.owned]
+    assert len(held) == len(set(held)) == 200
+
+
 def test_a_static_member_finds_its_partitions_again():
     group, topics = ConsumerGroup("g"), Topics(t=2)
     a, b = Reader(group, topics, "a", instance_id="one"), Reader(group, topics, "b")
