@@ -152,7 +152,15 @@ class CoordinatorLog:
 
     def store(self, entries: list[Entry], on_stored: OnStored) -> None:
         """Put records into the log; `on_stored` gets the ack or the error. Without records: when all before are."""
-        self._outbox.append((entries, on_stored))
+        *before, last = _split(entries)
+        failure: DduomqError | None = None
+
+        def stored(result: Acked | DduomqError) -> None:
+            nonlocal failure
+            failure = failure or (result if isinstance(result, DduomqError) else None)
+
+        self._outbox += [(part, stored) for part in before]
+        self._outbox.append((last, lambda result: on_stored(failure or result)))
 
     def flush(self) -> None:
         """Append all that waits as one batch, unless one is on its way: group commit, for groups."""
@@ -162,7 +170,7 @@ class CoordinatorLog:
         builder = BatchBuilder()
         while self._outbox:
             entries, on_stored = self._outbox[0]
-            size = sum(len(value or b"") + ENTRY_OVERHEAD_BYTES + len(key.group) * 4 for key, value in entries)
+            size = sum(map(_size, entries))
             if builder.count and builder.size + size > BATCH_BYTES:
                 break
             self._outbox.popleft()
@@ -246,6 +254,24 @@ class CoordinatorLog:
     async def quiesce(self) -> None:
         """Wait until no disk job of this log is under way."""
         await self._disk.idle()
+
+
+def _size(entry: Entry) -> int:
+    key, value = entry
+    return len(value or b"") + ENTRY_OVERHEAD_BYTES + len(key.group) * 4
+
+
+def _split(entries: list[Entry]) -> list[list[Entry]]:
+    """Pieces that fit into a batch each; one at least."""
+    parts: list[list[Entry]] = [[]]
+    size = 0
+    for entry in entries:
+        size += _size(entry)
+        if size > BATCH_BYTES and parts[-1]:
+            parts.append([])
+            size = _size(entry)
+        parts[-1].append(entry)
+    return parts
 
 
 def _read(plan: FetchPlan) -> tuple[int, list[Entry], int]:

@@ -58,6 +58,12 @@ class Routes:
             self._names_of = self.table
         return self._names.get(topic_id)
 
+    def check_id(self, topic: str, topic_id: str | None) -> None:
+        """Raises `UnknownTopicOrPartition` if another topic has the name now. None: whichever has it."""
+        route = self.table.get(topic)
+        if topic_id is not None and (route is None or route.record.topic_id != topic_id):
+            raise UnknownTopicOrPartition(f"the topic {topic!r} that is meant has been deleted")
+
     def partition(self, topic: str, partition: int) -> Mailbox:
         """Raises `UnknownTopicOrPartition` that says which of the two is unknown."""
         route = self.table.get(topic)

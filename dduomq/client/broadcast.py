@@ -15,7 +15,7 @@ from dduomq.client.consumer import Ask, Start, find_offset
 from dduomq.client.feed import Feed
 from dduomq.client.group_events import Assigned, Committed, Moved
 from dduomq.client.group_life import GRACE_MS, Tell
-from dduomq.client.part import Part, TopicPartition
+from dduomq.client.part import Part
 from dduomq.errors import DduomqError, NetworkError, UsageError
 
 REFRESH_S = 10.0
@@ -23,11 +23,13 @@ VERSION = 1
 
 
 class OffsetsFile:
-    """Where a broadcast consumer goes on after a restart; without a path it is kept in memory."""
+    """Where a broadcast consumer goes on after a restart; without a path it is kept in memory. By topic id: a topic
+    that was deleted and made again begins anew.
+    """
 
     def __init__(self, path: str | None) -> None:
         self._path = path
-        self._offsets: dict[TopicPartition, int] = {}
+        self._offsets: dict[tuple[str, str, int], int] = {}  # (topic, its id, partition)
 
     def load(self) -> None:
         """Raises `UsageError` for a file that is not one of ours."""
@@ -36,21 +38,21 @@ class OffsetsFile:
         try:
             with open(self._path, encoding="utf-8") as file:
                 found = json.load(file)
-            self._offsets = {(topic, int(at)): int(offset) for topic, at, offset in found["offsets"]}
+            self._offsets = {(topic, topic_id, int(at)): int(to) for topic, topic_id, at, to in found["offsets"]}
         except (ValueError, TypeError, KeyError) as error:
             raise UsageError(
                 f"{self._path} does not hold a consumer's offsets; remove it to begin anew, or name another file"
             ) from error
 
-    def get(self, place: TopicPartition) -> int | None:
-        return self._offsets.get(place)
+    def get(self, topic: str, topic_id: str, partition: int) -> int | None:
+        return self._offsets.get((topic, topic_id, partition))
 
-    def save(self, offsets: dict[TopicPartition, int]) -> None:
+    def save(self, offsets: dict[tuple[str, str, int], int]) -> None:
         """They are there when this returns, also after a power loss."""
         self._offsets.update(offsets)
         if self._path is None:
             return
-        rows = [[topic, at, offset] for (topic, at), offset in sorted(self._offsets.items())]
+        rows = [[*place, offset] for place, offset in sorted(self._offsets.items())]
         temporary = self._path + ".tmp"
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump({"version": VERSION, "offsets": rows}, file)
@@ -109,9 +111,12 @@ class BroadcastLife:
         for topic in self._options.topics:
             for topic_id, partition in await self._partitions(topic):
                 place = (topic, partition)
-                if place in self._feed.parts:
+                held = self._feed.parts.get(place)
+                if held is not None and held.topic_id == topic_id:
                     continue
-                offset = self._file.get(place)
+                if held is not None:
+                    self._feed.remove(held)
+                offset = self._file.get(topic, topic_id, partition)
                 if offset is None:
                     offset = await find_offset(self._ask, topic, partition, self._options.start, GRACE_MS)
                 positions[place] = offset
@@ -139,7 +144,8 @@ class BroadcastLife:
             if not todo:
                 return
             offsets = {part.id: offset for part, offset in todo.items()}
-            await anyio.to_thread.run_sync(self._file.save, offsets)
+            kept = {(part.id[0], part.topic_id, part.id[1]): offset for part, offset in todo.items()}
+            await anyio.to_thread.run_sync(self._file.save, kept)
             for part, offset in todo.items():
                 part.progress.committed = offset
         await self._tell(Committed(offsets))

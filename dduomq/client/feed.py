@@ -111,7 +111,14 @@ class Feed:
             self._queue(part)
 
         push = Push(
-            topic, partition, position, options.credits, options.max_bytes, options.isolation, filter=options.filter
+            topic,
+            partition,
+            position,
+            options.credits,
+            options.max_bytes,
+            options.isolation,
+            filter=options.filter,
+            topic_id=part.topic_id,
         )
         try:
             connection: Connection = await self._connection()

@@ -140,6 +140,7 @@ class GroupLife:
         self._incarnation += 1
         lost = tuple(self._feed.parts.values())
         for part in lost:
+            part.is_lost = True
             self._feed.remove(part)
         if lost:
             await self._tell(Lost(tuple(part.id for part in lost)))
@@ -148,7 +149,10 @@ class GroupLife:
 
     async def _move(self, moves: Moves) -> None:
         if moves.revoked:
-            self._tasks.start_soon(self._give_up, moves.revoked)
+            held = self._feed.parts
+            parts = [part for place in moves.revoked if (part := held.get(place[1:])) and part.topic_id == place[0]]
+            self._feed.stop(parts)
+            self._tasks.start_soon(self._give_up, moves.revoked, parts)
         if moves.assigned:
             await self._begin(moves.assigned)
 
@@ -165,6 +169,9 @@ class GroupLife:
             if incarnation != self._incarnation:
                 return
             positions[topic, partition] = offset
+            before = self._feed.parts.get((topic, partition))
+            if before is not None:  # of a topic that was deleted and made again
+                self._feed.remove(before)
             self._feed.add(Part(topic_id, topic, partition, offset, self._deserialize))
         await self._tell(Assigned(positions))
 
@@ -197,11 +204,9 @@ class GroupLife:
         await self._tell(Moved(part.id, offset))
         return offset
 
-    async def _give_up(self, places: Sequence[Place]) -> None:
+    async def _give_up(self, places: Sequence[Place], parts: Sequence[Part]) -> None:
         """Let the work end, commit it, tell, let go."""
         incarnation = self._incarnation
-        parts = [part for place in places if (part := self._feed.parts.get(place[1:])) is not None]
-        self._feed.stop(parts)
         with anyio.move_on_after(self._options.said.rebalance_ms / 1000 * REBALANCE_SHARE):
             for part in parts:
                 await part.idle()
@@ -244,7 +249,7 @@ class GroupLife:
 
     async def _commit_these(self, todo: dict[Part, int], *, rewind: bool) -> bool:
         membership = self._membership
-        parts = tuple(CommitPart(*part.id, offset) for part, offset in todo.items())
+        parts = tuple(CommitPart(*part.id, offset, topic_id=part.topic_id) for part, offset in todo.items())
         body = CommitOffsets(self._options.said.group, membership.member_id, membership.epoch, parts, rewind)
         try:
             plain, _ = await self._ask(body, GRACE_MS)

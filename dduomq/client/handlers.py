@@ -81,8 +81,9 @@ class _Lanes:
         waiting = self._lanes[lane]
         while waiting:
             record = waiting.popleft()
-            await self._handle(record)
-            await record.ack()
+            if not record.is_lost:
+                await self._handle(record)
+                await record.ack()
             self._waiting -= 1
             self._room.set()
         del self._lanes[lane]

@@ -21,6 +21,11 @@ class GroupRecord(Record):
     __slots__ = ("_part",)
     _part: "Part"
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether its partition may be another member's by now."""
+        return self._part.is_lost
+
     async def ack(self) -> None:
         """The work on it has ended. Saying so twice does nothing; nor does it after its partition has gone."""
         self._part.done(self.offset)
@@ -30,8 +35,8 @@ class Part:
     """Always true: records are handed out in offset order, each once, unless `seek` says otherwise."""
 
     __slots__ = (
-        "_idle", "_owed", "at", "batch", "cost", "decoder", "id", "is_closed", "is_paused", "is_queued", "is_rewound",
-        "on_done", "progress", "scope", "stream", "topic_id",
+        "_idle", "_owed", "at", "batch", "cost", "decoder", "id", "is_closed", "is_lost", "is_paused", "is_queued",
+        "is_rewound", "on_done", "progress", "scope", "stream", "topic_id",
     )  # fmt: skip
 
     def __init__(self, topic_id: str, topic: str, partition: int, offset: int, deserialize: Any) -> None:
@@ -47,6 +52,7 @@ class Part:
         self.is_queued = False
         self.is_paused = False
         self.is_closed = False  # nothing more is handed out
+        self.is_lost = False  # another member may have it already: what has not begun must not
         self.is_rewound = False  # the next commit may move back
         self._owed = 0
         self._idle: anyio.Event | None = None

@@ -44,6 +44,7 @@ from dduomq.groups.records import ConsumersKey, ConsumersRecord, Key, MemberKey,
 from dduomq.limits import (
     CONSUMER_SESSION_TIMEOUT_MS,
     GROUP_MEMBERS_MAX,
+    MEMBER_METADATA_BYTES_MAX,
     MEMBER_TOPICS_MAX,
     SESSION_TIMEOUT_MS_MAX,
     SESSION_TIMEOUT_MS_MIN,
@@ -139,8 +140,7 @@ class ConsumerGroup:
             raise InvalidRequest(f"a member epoch of {beat.epoch} can't be")
         if beat.epoch == JOIN and beat.topics is None and beat.pattern is None:
             raise InvalidRequest("who joins names the topics it wants, or a pattern")
-        if beat.topics is not None and len(beat.topics) > MEMBER_TOPICS_MAX:
-            raise InvalidRequest(f"{len(beat.topics)} topics; a member may name {MEMBER_TOPICS_MAX}")
+        _check_size(beat)
         if beat.session_ms >= 0 and not SESSION_TIMEOUT_MS_MIN <= beat.session_ms <= SESSION_TIMEOUT_MS_MAX:
             raise InvalidSessionTimeout(
                 f"a session of {beat.session_ms} ms can't be: {SESSION_TIMEOUT_MS_MIN} to {SESSION_TIMEOUT_MS_MAX} can"
@@ -474,6 +474,17 @@ class ConsumerGroup:
         for place in member.held:
             if self._holders.get(place) == member.member_id:
                 del self._holders[place]
+
+
+def _check_size(beat: Beat) -> None:
+    topics = beat.topics or ()
+    if len(topics) > MEMBER_TOPICS_MAX:
+        raise InvalidRequest(f"{len(topics)} topics; a member may name {MEMBER_TOPICS_MAX}")
+    texts = (beat.member_id, beat.instance_id, beat.zone, beat.assignor, beat.pattern, *topics)
+    size = sum(len(text) for text in texts if text is not None)
+    size += sum(len(name) + len(metadata) for name, metadata in beat.classic or ())
+    if size > MEMBER_METADATA_BYTES_MAX:
+        raise InvalidRequest(f"a member says {size} characters of itself; {MEMBER_METADATA_BYTES_MAX} is the most")
 
 
 def _topics(member: ConsumerMember, catalog: Catalog) -> Sequence[str]:

@@ -122,6 +122,7 @@ async def _committed(
             f"offset {part.offset} of {part.topic}-{part.partition} can't be committed: "
             f"it has {state.log.log_start_offset} to {state.log.log_end_offset}"
         )
+    services.routes.check_id(part.topic, part.topic_id)
     place = (services.admin.route(part.topic).record.topic_id, part.partition)
     return place, Committed(part.offset, part.leader_epoch, part.metadata, services.clock.wall_ms())
 

@@ -76,9 +76,15 @@ class PushStream:
         push = self._push
         wanted = Wanted(push.topic, push.partition, self._offset, push.max_bytes, push.leader_epoch)
         wish = Wish([wanted], push.isolation, 1, min(push.max_bytes, FETCH_BYTES_MAX), FETCH_WAIT_MS_MAX)
+        self._services.routes.check_id(push.topic, push.topic_id)
         [found] = await gather(self._services, self._context, wish)
         if isinstance(found, DduomqError):
             raise found
+        try:
+            self._services.routes.check_id(push.topic, push.topic_id)  # it may have waited long
+        except DduomqError:
+            found.close()
+            raise
         if found.lease is not None:
             await self._send(found)
             self._offset = found.next_offset

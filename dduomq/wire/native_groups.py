@@ -61,13 +61,14 @@ class GroupHeartbeatAnswer:
 
 @attrs.frozen
 class CommitPart:
-    """`offset` is that of the next record to be read."""
+    """`offset` is that of the next record to be read. `topic_id`: not for another topic that has the name now."""
 
     topic: str
     partition: int
     offset: int
     leader_epoch: int = -1
     metadata: str = ""
+    topic_id: str | None = None
 
 
 @attrs.frozen
@@ -206,7 +207,8 @@ class Push:
     """Send one partition's records from `offset` on, as they come, while there are credits.
 
     Every answer has this request's correlation and is a `Pushed` with its batches as payload; an error ends the
-    stream. It goes out while more than 0 credits are left, and costs `Pushed.cost` of them.
+    stream. It goes out while more than 0 credits are left, and costs `Pushed.cost` of them. `topic_id`: not of another
+    topic that has the name now.
     """
 
     topic: str
@@ -217,6 +219,7 @@ class Push:
     isolation: int = 1
     leader_epoch: int = -1
     filter: str | None = None
+    topic_id: str | None = None
 
 
 @attrs.frozen

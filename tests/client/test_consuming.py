@@ -368,6 +368,14 @@ async def test_broadcast_keeps_its_own_place(autojump_clock, tmp_path):
                 assert sorted(seen) == list(range(again * 12, again * 12 + 12))
             await fill(mq, 12, 24)
         assert await mq.admin.list_groups() == []
+        await mq.admin.delete_topic("t")
+        await mq.admin.create_topic("t", partitions=PARTITIONS)
+        await fill(mq, 0, 40)
+        async with mq.consumer("t", mode="broadcast", offsets_file=str(tmp_path / "one")) as consumer:
+            assert len(await consumer.pull(timeout=3)) > 0
+            while await consumer.pull(timeout=3):
+                pass
+            assert [consumer.position("t", at) for at in range(PARTITIONS)] == [10] * PARTITIONS
         (tmp_path / "one").write_text("nonsense")
         with pytest.raises(UsageError, match="does not hold"):
             async with mq.consumer("t", mode="broadcast", offsets_file=str(tmp_path / "one")):
@@ -548,3 +556,44 @@ async def test_cancelled_with_its_connection_it_leaves_in_good_order(autojump_cl
         assert sum(group.members for group in await mq.admin.list_groups()) == 0
         committed = sum((await mq.admin.group_offsets("g")).values()) if at else 0
         assert committed == len(seen)
+
+
+async def test_a_topic_that_is_deleted_and_made_again(autojump_clock):
+    """Its records are read from its own beginning."""
+    async with serving() as (_, mq):
+        await fill(mq, 0, 8)
+        async with mq.consumer("t", group="g") as consumer:
+            seen = []
+            while records := await consumer.pull(timeout=3):
+                seen += map(value, records)
+            assert sorted(seen) == list(range(8))
+            await mq.admin.delete_topic("t")
+            await mq.admin.create_topic("t", partitions=PARTITIONS)
+            await fill(mq, 100, 104)
+            seen = []
+            for _ in range(10):
+                seen += map(value, await consumer.pull(timeout=3))
+            assert sorted(seen) == list(range(100, 104))
+        assert await mq.admin.group_offsets("g") == {("t", at): 1 for at in range(PARTITIONS)}
+
+
+async def test_work_that_has_not_begun_does_not_begin_when_all_is_lost(autojump_clock):
+    """A member that the broker has put out has handlers waiting: they wait in vain."""
+    async with serving() as (_, mq):
+        await fill(mq, 0, 10, partition=0)
+        begun = []
+
+        async def handler(record):
+            begun.append(value(record))
+            await trio.sleep(2)
+
+        async with mq.consumer("t", group="g") as consumer, anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: consumer.run(handler))
+            await until(lambda: begun)
+            [member] = (await mq.admin.describe_group("g")).members
+            await mq.admin.remove_member("g", member.member_id)
+            await trio.sleep(60)
+            tasks.cancel_scope.cancel()
+        assert begun[0] == 0
+        assert sorted(begun[1:]) == begun[1:] == list(range(begun[1], 10))
+        assert begun[1] <= 1
