@@ -31,6 +31,7 @@ EXAMPLES = (
 WAIT_S = 0.5
 RETRY_S = 0.5
 PULL_MAX = 500
+SHARE_WAIT_S = 10.0  # for who has no partition: others may have to give some up first
 
 
 @attrs.frozen(kw_only=True)
@@ -156,7 +157,7 @@ async def _read_as_member(mq: "Client", plan: _Plan, output: _Output, group: str
     async with mq.consumer(
         plan.topic, group=group, filter=plan.filter, start=plan.start, isolation=plan.isolation
     ) as consumer:
-        last = anyio.current_time()
+        begun = last = anyio.current_time()
         while not output.is_full:
             room = PULL_MAX if plan.limit is None else plan.limit - output.written
             records = await consumer.pull(min(room, PULL_MAX), timeout=WAIT_S)
@@ -165,7 +166,8 @@ async def _read_as_member(mq: "Client", plan: _Plan, output: _Output, group: str
             last = now if records else last
             if plan.idle is not None and now - last >= plan.idle:
                 return
-            if not (plan.follow or records) and await _is_at_end(mq, consumer):
+            may_end = bool(consumer.assignment) or now - begun > SHARE_WAIT_S
+            if may_end and not (plan.follow or records) and await _is_at_end(mq, consumer):
                 return
 
 

@@ -252,11 +252,10 @@ class Consumer:
     async def _leave(self, is_good: bool) -> None:
         """What ends the block in an error hides what goes wrong here."""
         try:
-            if self._feed.failure is None:
-                await self._life.leave()
+            await self._life.leave()
             await self._feed.close()
         except DduomqError:
-            if is_good:
+            if is_good and self._feed.failure is None:
                 raise
 
     async def _join(self) -> None:

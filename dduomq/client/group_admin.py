@@ -191,12 +191,15 @@ class GroupAdmin:
     async def shift_group(
         self, name: str, topic: str, by: int, *, partitions: Sequence[int] | None = None, dry_run: bool = False
     ) -> dict[int, tuple[int | None, int]]:
-        """Move where the group goes on by so many records, back or forward; see `reset_group`."""
+        """Move where the group goes on by so many records, back or forward; see `reset_group`.
 
-        async def at(partition: int, held: int | None) -> int:
-            if held is None:
+        Partitions of which it has committed nothing stay as they are; one that is asked for raises `UsageError`.
+        """
+
+        async def at(partition: int, held: int | None) -> int | None:
+            if held is None and partitions is not None:
                 raise UsageError(f"group {name!r} has committed nothing in {topic}-{partition}: give an offset")
-            return held + by
+            return None if held is None else held + by
 
         return await self._move(name, topic, at, partitions, dry_run=dry_run)
 
@@ -204,15 +207,13 @@ class GroupAdmin:
         self,
         name: str,
         topic: str,
-        to: Callable[[int, int | None], Awaitable[int]],
+        to: Callable[[int, int | None], Awaitable[int | None]],
         partitions: Sequence[int] | None,
         *,
         dry_run: bool,
     ) -> dict[int, tuple[int | None, int]]:
         await self._check_empty(name)
-        if partitions is None:
-            partitions = await self._partitions(topic)
-        places = [(topic, at) for at in partitions]
+        places = [(topic, at) for at in (await self._partitions(topic) if partitions is None else partitions)]
         starts = await self._offsets(places, native.EARLIEST)
         ends = await self._offsets(places, native.LATEST)
         held = await self.group_offsets(name)
@@ -220,7 +221,8 @@ class GroupAdmin:
         for place in places:
             before = held.get(place)
             wanted = await to(place[1], before)
-            moves[place[1]] = (before, min(max(wanted, starts[place]), ends[place]))
+            if wanted is not None:
+                moves[place[1]] = (before, min(max(wanted, starts[place]), ends[place]))
         if not dry_run and moves:
             parts = tuple(CommitPart(topic, partition, after) for partition, (_, after) in moves.items())
             committed = await self._patiently(CommitOffsets(name, "", -1, parts, rewind=True), OffsetsCommitted)

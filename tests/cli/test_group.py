@@ -83,6 +83,8 @@ def test_a_group_is_moved_by_so_many(shell: Shell) -> None:
     name = prepare(shell, "shift", joins=False)
     shell("group", "reset", name, name, "--to=-2", "-p", 0, "--yes")
     assert [part["committed"] for part in objects(shell("group", "lag", name, "--json"))] == [3]
+    shell("group", "reset", name, name, "--to=+1", "--yes")
+    assert [part["committed"] for part in objects(shell("group", "lag", name, "--json"))] == [4]
     assert "committed nothing" in shell.fails("group", "reset", name, name, "--to", "+1", "-p", 1, "--yes")
 
 

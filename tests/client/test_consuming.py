@@ -324,6 +324,7 @@ async def test_a_filter_is_passed_by_commits(autojump_clock):
         with pytest.raises(InvalidFilter):
             async with mq.consumer("t", group="g", filter="a = ") as consumer:
                 await consumer.pull()
+        assert (await mq.admin.describe_group("g")).members == ()  # it has left, all the same
 
 
 async def test_only_the_newest_of_each_key(autojump_clock):
