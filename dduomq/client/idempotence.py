@@ -49,36 +49,51 @@ class MemoryStore:
 
 
 class SqliteStore:
-    """Marks in a file of SQLite's; `days` is how long they are kept. Several processes may share it."""
+    """Marks in a file of SQLite's; `days` is how long they are kept. Several processes may share it.
+
+    `with SqliteStore(path) as store:` closes the file at the end; so does `close`.
+    """
 
     def __init__(self, path: str, days: float = 7.0) -> None:
         self._path = path
         self._days = days
-        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
 
-    def _connection(self) -> sqlite3.Connection:
-        """One for each worker thread, as SQLite wants it."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("CREATE TABLE IF NOT EXISTS done (mark TEXT PRIMARY KEY, at REAL) WITHOUT ROWID")
-            connection.execute("DELETE FROM done WHERE at < unixepoch() - ?", (self._days * 86_400,))
-        return connection
+    def __enter__(self) -> "SqliteStore":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _run(self, statement: str, *arguments: object) -> bool:
+        """Whether there is a row; in a worker thread, since each may wait for the disk."""
+        with self._lock:
+            if self._connection is None:
+                self._connection = _open(self._path, self._days)
+            return self._connection.execute(statement, arguments).fetchone() is not None
 
     async def has(self, mark: str) -> bool:
-        def look() -> bool:
-            found = self._connection().execute("SELECT 1 FROM done WHERE mark = ?", (mark,)).fetchone()
-            return found is not None
-
-        return await to_thread.run_sync(look)
+        return await to_thread.run_sync(self._run, "SELECT 1 FROM done WHERE mark = ?", mark)
 
     async def add(self, mark: str) -> None:
-        def write() -> None:
-            self._connection().execute("INSERT OR REPLACE INTO done VALUES (?, unixepoch())", (mark,))
+        await to_thread.run_sync(self._run, "INSERT OR REPLACE INTO done VALUES (?, unixepoch())", mark)
 
-        await to_thread.run_sync(write)
+
+def _open(path: str, days: float) -> sqlite3.Connection:
+    """Used under a lock, by one thread at a time."""
+    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE IF NOT EXISTS done (mark TEXT PRIMARY KEY, at REAL) WITHOUT ROWID")
+    connection.execute("DELETE FROM done WHERE at < unixepoch() - ?", (days * 86_400,))
+    return connection
 
 
 class RedisStore:

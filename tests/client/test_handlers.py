@@ -43,6 +43,7 @@ def test_what_is_done_is_not_done_again(kind, tmp_path):
 
     for backend in ("trio", "asyncio"):
         anyio.run(work, backend=backend)
+    store["sqlite"].close()
     assert done == [0, 1, 2]
 
 
@@ -81,12 +82,15 @@ async def test_marks_in_memory_are_bounded():
 
 async def test_marks_in_a_file_are_kept_and_let_go(tmp_path):
     path = str(tmp_path / "done.db")
-    await SqliteStore(path).add("a")
-    assert await SqliteStore(path).has("a")
+    with SqliteStore(path) as store:
+        await store.add("a")
+    with SqliteStore(path) as store:
+        assert await store.has("a")
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE done SET at = at - 10 * 86400")
     connection.close()
-    assert not await SqliteStore(path).has("a")
+    with SqliteStore(path) as store:
+        assert not await store.has("a")
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
