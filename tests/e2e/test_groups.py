@@ -113,3 +113,42 @@ def test_members_outlive_a_killed_node(tmp_path):
             if member.process.poll() is None:
                 member.kill()
         node.kill()
+
+
+APP = """
+import sys, dduomq
+
+app = dduomq.App(sys.argv[1])
+
+@app.consumer("t", group="g", concurrency=4, ordered="key")
+async def work(record):
+    print(record.raw_value.decode(), flush=True)
+
+app.main(backend=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_an_app_stops_in_good_order(tmp_path, backend):
+    """SIGTERM: what is done is committed, the group is left at once, and it ends without a word."""
+    node = Node(tmp_path / "data")
+    command = [sys.executable, "-c", APP, node.address, backend]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        send(node.address, 0, 100)
+        done = {int(process.stdout.readline()) for _ in range(100)}
+        assert done == set(range(100))
+        process.terminate()
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+        assert (process.returncode, errors) == (0, "")
+        assert committed(node.address) == 100
+
+        async def members():
+            async with dduomq.connect(node.address) as mq:
+                return (await mq.admin.describe_group("g")).members
+
+        assert trio.run(members) == ()
+    finally:
+        process.kill()
+        process.communicate()
+        node.kill()
