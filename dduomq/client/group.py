@@ -84,18 +84,11 @@ class Consumer:
         return self
 
     async def __anext__(self) -> GroupRecord:
-        handed = self._handed
-        if handed:
+        if self._handed:
             self._finish()
-        limited = self._options.rate is not None or self._options.max_in_flight is not None
-        while True:
-            if limited:
-                await self._hold_back()
-            record = self._feed.next()
-            if record is not None:
-                handed.append(record)  # type: ignore[arg-type]  # the feed's are GroupRecords
-                return record  # type: ignore[return-value]
-            await self._feed.wait()
+        record: GroupRecord = await self._one()  # type: ignore[assignment]  # the feed's are GroupRecords
+        self._handed.append(record)
+        return record
 
     def _finish(self) -> None:
         """What was handed out before is done, where that goes without saying."""

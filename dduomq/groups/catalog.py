@@ -8,6 +8,8 @@ from dduomq.errors import InvalidRegularExpression
 from dduomq.groups.assignors import Assignable
 from dduomq.limits import PATTERN_BYTES_MAX
 
+PATTERNS_REMEMBERED = 100
+
 
 class Catalog(Protocol):
     """`version` is another object when any topic has come, gone or grown."""
@@ -37,7 +39,20 @@ def compile_pattern(pattern: str) -> Any:
         raise InvalidRegularExpression(f"{pattern!r} is not a regular expression of RE2's: {text}") from None
 
 
-def matching(catalog: Catalog, pattern: str) -> list[str]:
-    """The topics whose whole name matches."""
-    compiled = compile_pattern(pattern)
-    return [name for name in catalog.names() if compiled.fullmatch(name)]
+class Found:
+    """The topics that patterns find: each pattern is tried once, for as long as the topics stay."""
+
+    __slots__ = ("_topics", "_version")
+
+    def __init__(self) -> None:
+        self._version: object = None
+        self._topics: dict[str, list[str]] = {}
+
+    def by(self, pattern: str, catalog: Catalog) -> list[str]:
+        """The topics whose whole name matches."""
+        if self._version is not catalog.version or len(self._topics) > PATTERNS_REMEMBERED:
+            self._version, self._topics = catalog.version, {}
+        if pattern not in self._topics:
+            compiled = compile_pattern(pattern)
+            self._topics[pattern] = [name for name in catalog.names() if compiled.fullmatch(name)]
+        return self._topics[pattern]

@@ -26,7 +26,7 @@ from dduomq.errors import (
 )
 from dduomq.groups import assignors, records
 from dduomq.groups.assignors import Assignable, Assignor, Subscriber
-from dduomq.groups.catalog import Catalog, compile_pattern, matching
+from dduomq.groups.catalog import Catalog, Found, compile_pattern
 from dduomq.groups.consumer_member import (
     JOIN,
     LEAVE,
@@ -57,8 +57,8 @@ class ConsumerGroup:
     """One group. `own` are assignors of the node's user."""
 
     __slots__ = (
-        "_counts", "_dirty", "_holders", "_own", "_seen_version", "assignor", "complaint", "epoch", "members",
-        "name", "target", "target_epoch",
+        "_counts", "_dirty", "_found", "_holders", "_own", "_seen_version", "assignor", "complaint", "epoch",
+        "members", "name", "target", "target_epoch",
     )  # fmt: skip
 
     def __init__(self, name: str, own: Mapping[str, Assignor] | None = None) -> None:
@@ -74,6 +74,7 @@ class ConsumerGroup:
         self._counts: dict[str, int] | None = None  # partitions of each topic that the target was made for
         self._seen_version: object = None
         self._dirty: dict[Key, None] = {}
+        self._found = Found()
 
     @property
     def state(self) -> str:
@@ -245,8 +246,13 @@ class ConsumerGroup:
 
     def _wanted(self, catalog: Catalog) -> dict[str, Assignable]:
         """The topics that anybody subscribes to and that there are, by id."""
-        found = (catalog.topic(name) for member in self.members.values() for name in _topics(member, catalog))
+        found = (catalog.topic(name) for member in self.members.values() for name in self._topics(member, catalog))
         return {topic.topic_id: topic for topic in found if topic is not None}
+
+    def _topics(self, member: ConsumerMember, catalog: Catalog) -> Sequence[str]:
+        """What a member names, and what its pattern finds."""
+        said = member.said
+        return said.topics if said.pattern is None else sorted({*said.topics, *self._found.by(said.pattern, catalog)})
 
     def _share_out(self, catalog: Catalog) -> None:
         """Make the target for the group's epoch, if there is none yet."""
@@ -285,7 +291,7 @@ class ConsumerGroup:
         return assignors.find_assignor(assignors.DEFAULT)(subscribers, topics)
 
     def _subscriber(self, member: ConsumerMember, catalog: Catalog) -> Subscriber:
-        found = (catalog.topic(name) for name in _topics(member, catalog))
+        found = (catalog.topic(name) for name in self._topics(member, catalog))
         topics = frozenset(topic.topic_id for topic in found if topic is not None)
         said = member.said
         return Subscriber(
@@ -396,7 +402,7 @@ class ConsumerGroup:
 
     def subscribed(self, catalog: Catalog) -> set[str]:
         """The topics that members read, or would."""
-        return {topic for member in self.members.values() for topic in _topics(member, catalog)}
+        return {topic for member in self.members.values() for topic in self._topics(member, catalog)}
 
     # --- records ------------------------------------------------------------------------------------
 
@@ -485,10 +491,3 @@ def _check_size(beat: Beat) -> None:
     size += sum(len(name) + len(metadata) for name, metadata in beat.classic or ())
     if size > MEMBER_METADATA_BYTES_MAX:
         raise InvalidRequest(f"a member says {size} characters of itself; {MEMBER_METADATA_BYTES_MAX} is the most")
-
-
-def _topics(member: ConsumerMember, catalog: Catalog) -> Sequence[str]:
-    said = member.said
-    if said.pattern is None:
-        return said.topics
-    return sorted({*said.topics, *matching(catalog, said.pattern)})
