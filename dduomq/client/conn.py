@@ -21,6 +21,7 @@ RECEIVE_BYTES = 1024 * 1024
 JOIN_BYTES_MAX = 64 * 1024
 CONNECT_TIMEOUT_S = 10
 SEND_TIMEOUT_S = 10
+SLOWEST_BYTES_S = 64 * 1024  # a network that is slower than this is as good as none
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -250,12 +251,13 @@ class Connection:
         try:
             async with self._lock:
                 # half a frame would spoil the connection: whoever is cancelled waits until it has left
-                with anyio.move_on_after(SEND_TIMEOUT_S, shield=True) as scope:
+                limit_s = SEND_TIMEOUT_S + size / SLOWEST_BYTES_S
+                with anyio.move_on_after(limit_s, shield=True) as scope:
                     await self._send_frame(head, payload, size)
         except BROKEN as error:
             raise self._break(NetworkError(f"the connection to {self.address} broke: {_text(error)}")) from error
         if scope.cancelled_caught:
-            raise self._break(NetworkError(f"{self.address} has taken nothing for {SEND_TIMEOUT_S} s"))
+            raise self._break(NetworkError(f"{self.address} has not taken {len(head) + size} bytes in {limit_s:.0f} s"))
 
     async def _send_frame(self, head: bytes, payload: Sequence[Buffer], size: int) -> None:
         if size <= JOIN_BYTES_MAX:
