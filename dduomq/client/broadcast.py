@@ -59,6 +59,11 @@ class OffsetsFile:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._path)
+        descriptor = os.open(os.path.dirname(self._path) or ".", os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # the new name, too, must outlive a power loss
+        finally:
+            os.close(descriptor)
 
 
 @attrs.frozen(kw_only=True)
