@@ -80,7 +80,7 @@ async def _commit(services: Services, context: Context, body: wire.CommitOffsets
     results: list[DduomqError | Place] = []
     for part in body.parts:
         try:
-            place, committed = await _committed(services, context, part, is_member=bool(body.member_id))
+            place, committed = await _committed(services, context, part)
         except DduomqError as error:
             results.append(error)
         else:
@@ -103,9 +103,7 @@ async def _commit(services: Services, context: Context, body: wire.CommitOffsets
     )
 
 
-async def _committed(
-    services: Services, context: Context, part: wire.CommitPart, *, is_member: bool
-) -> tuple[Place, Committed]:  # fmt: skip
+async def _committed(services: Services, context: Context, part: wire.CommitPart) -> tuple[Place, Committed]:
     services.gate.admit(context, Operation.READ, part.topic)
     mailbox = services.routes.partition(part.topic, part.partition)
     if len(part.metadata) > OFFSET_METADATA_CHARACTERS_MAX:
@@ -115,9 +113,7 @@ async def _committed(
     state: PartitionState = await ask(mailbox, lambda reply: Describe(reply=reply))
     if state.log is None:
         raise LeaderNotAvailable(f"{part.topic}-{part.partition} is {state.reason or state.state}")
-    # what a member has read may have been removed since; who sets an offset by hand has made a mistake
-    start = 0 if is_member else state.log.log_start_offset
-    if not start <= part.offset <= state.log.log_end_offset:
+    if not state.log.log_start_offset <= part.offset <= state.log.log_end_offset:
         raise OffsetOutOfRange(
             f"offset {part.offset} of {part.topic}-{part.partition} can't be committed: "
             f"it has {state.log.log_start_offset} to {state.log.log_end_offset}"

@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from dduomq.client.client import connect
-from dduomq.client.group_events import Assigned, Committed, Moved, Revoked
+from dduomq.client.group_events import Assigned, CommitRefused, Committed, Moved, Revoked
 from dduomq.client.record import Message
-from dduomq.errors import InvalidFilter, UnreleasedInstance, UnsupportedAssignor, UsageError
+from dduomq.errors import InvalidFilter, OffsetOutOfRange, UnreleasedInstance, UnsupportedAssignor, UsageError
 from tests.sim.machine import Machine
 
 PARTITIONS = 4
@@ -452,6 +452,32 @@ async def test_what_was_removed_is_skipped(autojump_clock):
             await trio.sleep(0.1)
             listening.cancel_scope.cancel()
         assert Moved(("t", 0), 6) in events
+
+
+async def test_a_commit_behind_the_start_is_refused(autojump_clock):
+    """Retention overtook a slow member: its commit would point at nothing; the group's progress stays, and it goes on."""
+    async with serving() as (_, mq):
+        await fill(mq, 0, 10, partition=0)
+        events = []
+        async with (
+            mq.consumer("t", group="g", auto_commit=False) as consumer,
+            trio.open_nursery() as listening,
+        ):
+            listening.start_soon(collect, consumer, events)
+            first, second = await anext(consumer), await anext(consumer)
+            await first.ack()
+            await consumer.commit()
+            await mq.admin.purge("t", 0, 6)
+            await second.ack()
+            await consumer.commit()
+            await trio.sleep(0.1)
+            (refused,) = (event for event in events if isinstance(event, CommitRefused))
+            assert (refused.partition, refused.offset) == (("t", 0), 2)
+            assert isinstance(refused.error, OffsetOutOfRange)
+            assert (await mq.admin.group_offsets("g"))[("t", 0)] == 1
+            listening.cancel_scope.cancel()
+        async with mq.consumer("t", group="g") as consumer:
+            assert value(await anext(consumer)) == 6
 
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.2, 0.26, 0.3, 0.5, 1.1, 2.0, 4.0])
