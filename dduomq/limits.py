@@ -75,7 +75,7 @@ PRODUCER_ID_BLOCK = 1_000
 
 # groups
 GROUPS_PARTITIONS = 8  # of the internal topic: so many coordinators
-GROUP_MEMBERS_MAX = 10_000
+GROUP_MEMBERS_MAX = 2_000  # each that comes or goes has all of them looked at: about 30 ms at this many
 MEMBER_PROTOCOLS_MAX = 64
 MEMBER_METADATA_BYTES_MAX = 1 * MIB  # of all its protocols together
 MEMBER_TOPICS_MAX = 10_000  # that one member names

@@ -6,6 +6,7 @@ rests on; when those can't be stored, the coordinator's state is read anew from 
 """
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 from dduomq.actors.actor import Reply
@@ -17,6 +18,8 @@ from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.consumer_member import JOIN, LEAVE, BeatResult
 from dduomq.groups.upgrade import upgraded
 from dduomq.limits import HEARTBEAT_INTERVAL_MS
+
+PARKED_STEP_S = 0.1  # heartbeats that have waited long enough are answered together: each answer looks at the group
 
 
 class ConsumerMembers:
@@ -47,8 +50,9 @@ class ConsumerMembers:
             self.settle(group, [(reply, result)])
         else:
             wait_ms = min(message.wait_ms, self._interval_ms(group, beat.member_id))
-            group.parked[beat.member_id] = Parked(reply, table.now() + wait_ms / 1000)
-            table.schedule(group)
+            deadline = ceil((table.now() + wait_ms / 1000) / PARKED_STEP_S) * PARKED_STEP_S
+            group.parked[beat.member_id] = Parked(reply, deadline)
+            table.schedule_at(group, min(deadline, consumer.members[beat.member_id].due))
 
     def _tidy(self, group: Group) -> None:
         """A join that was refused leaves nothing behind."""

@@ -455,7 +455,7 @@ async def test_what_was_removed_is_skipped(autojump_clock):
 
 
 async def test_a_commit_behind_the_start_is_refused(autojump_clock):
-    """Retention overtook a slow member: its commit would point at nothing; the group's progress stays, and it goes on."""
+    """Retention overtook a slow member: its commit would point at nothing, so the group's progress stays as it was."""
     async with serving() as (_, mq):
         await fill(mq, 0, 10, partition=0)
         events = []
