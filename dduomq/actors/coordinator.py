@@ -33,7 +33,7 @@ from dduomq.actors.actor import Actor, Mailbox, Message
 from dduomq.actors.alarms import Alarm
 from dduomq.actors.coordinator_classic import ClassicMembers
 from dduomq.actors.coordinator_consumer import ConsumerMembers
-from dduomq.actors.coordinator_log import Begun, CoordinatorLog, Entry, Fetched, Loaded, Stored
+from dduomq.actors.coordinator_log import CoordinatorLog, Entry
 from dduomq.actors.coordinator_messages import (
     Commit,
     DeleteGroup,
@@ -50,6 +50,7 @@ from dduomq.actors.coordinator_messages import (
 )
 from dduomq.actors.coordinator_table import CoordinatorWorld, Group, GroupTable, Parked
 from dduomq.actors.coordinator_upgraded import UpgradedMembers
+from dduomq.actors.journal import Begun, Fetched, JournalWorld, Loaded, Stored
 from dduomq.actors.partition_messages import Acked
 from dduomq.errors import (
     CoordinatorLoading,
@@ -102,7 +103,7 @@ class CoordinatorActor(Actor):
         super().__init__(mailbox)
         self._world = world
         self._log = CoordinatorLog(
-            mailbox, partition, world.disk, world.clock, world.log, self._apply,
+            mailbox, JournalWorld(partition, world.disk, world.clock, world.log, CoordinatorNotAvailable), self._apply,
             lambda: [group.everything() for group in self._table.groups.values()],
         )  # fmt: skip
         self._table = GroupTable(mailbox.name, self._log, world)

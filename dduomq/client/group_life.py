@@ -20,6 +20,7 @@ from dduomq.client.part import Part
 from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, StaleMemberEpoch, from_code
 from dduomq.wire import native
 from dduomq.wire.native_groups import (
+    JOIN,
     CommitOffsets,
     CommitPart,
     FetchCommitted,
@@ -89,23 +90,29 @@ class GroupLife:
                 if incarnation == self._incarnation and not await self._beat_failed(error):
                     return
                 continue
-            if answer is not None and incarnation == self._incarnation:
-                self._heard_at = sent_at
-                await self._move(self._membership.answered(answer))
-                self.joined.set()
+            if answer is None or incarnation != self._incarnation:
+                continue
+            if anyio.current_time() >= sent_at + self._session_s:  # what it gives us may be somebody else's by now
+                await self._lose()
+                continue
+            self._heard_at = sent_at
+            await self._move(self._membership.answered(answer))
+            self.joined.set()
 
     async def _watch_session(self) -> None:
         """When the broker may have put us out, all is lost: by our clock no later than by its own."""
-        session_s = self._options.said.session_ms / 1000
         while True:
-            left = self._heard_at + session_s - anyio.current_time()
+            left = self._heard_at + self._session_s - anyio.current_time()
             if left > 0:
                 await anyio.sleep(left)
                 continue
-            if self._feed.parts:
-                self._membership.lose()
+            if self._membership.epoch != JOIN:  # an answer that is on its way does not count any more, either
                 await self._lose()
             await anyio.sleep(AGAIN_S)
+
+    @property
+    def _session_s(self) -> float:
+        return self._options.said.session_ms / 1000
 
     async def _beat(self) -> GroupHeartbeatAnswer | None:
         """One heartbeat; None if something has changed here before it was answered."""
@@ -137,6 +144,7 @@ class GroupLife:
 
     async def _lose(self) -> None:
         """The group has gone on without us."""
+        self._membership.lose()
         self._incarnation += 1
         lost = tuple(self._feed.parts.values())
         for part in lost:

@@ -196,6 +196,56 @@ async def test_a_member_that_falls_silent_loses_its_partitions_and_knows(autojum
             is_silent = False
 
 
+async def test_an_assignment_that_comes_after_the_session_is_not_taken(autojump_clock):
+    """A member that had nothing slept on the answer that gave it something: the group has gone on without it."""
+    async with serving() as (machine, mq):
+        await mq.admin.create_topic("single", partitions=1)
+        awake, assigned = trio.Event(), []
+        awake.set()
+
+        class Dozing:
+            def __init__(self, transport):
+                self.transport = transport
+
+            async def send(self, data):
+                await self.transport.send(data)
+
+            async def receive(self, max_bytes):
+                data = await self.transport.receive(max_bytes)
+                await awake.wait()
+                return data
+
+            async def aclose(self):
+                await self.transport.aclose()
+
+        async def dial(host, port):
+            return Dozing(await machine.network.dial_client(host, port))
+
+        async def own(leave):
+            async with mq.consumer("single", group="g") as owner:
+                await until(lambda: owner.assignment)
+                await leave.wait()
+
+        leave = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(own, leave)
+            await trio.sleep(1)
+            async with (
+                connect("sim:6086", dial=dial, rng=Random(9), wall_ms=machine.clock.wall_ms) as other,
+                other.consumer("single", group="g", session_timeout=2.0, on_assign=assigned.append) as sleeper,
+            ):
+                await trio.sleep(1)
+                awake = trio.Event()
+                leave.set()
+                await trio.sleep(3)
+                async with mq.consumer("single", group="g") as third:
+                    await until(lambda: third.assignment)
+                    awake.set()
+                    await trio.sleep(3)
+                    assert third.assignment
+                    assert assigned == sleeper.assignment == []
+
+
 async def test_handlers_keep_each_partitions_order(autojump_clock):
     """One that fails is called again in its place, with back-off; others go on."""
     async with serving() as (_, mq):
