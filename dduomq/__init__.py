@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from dduomq.client.serializers import ModelSerializer as ModelSerializer
     from dduomq.node import Node as Node
     from dduomq.node import open_node as open_node
+    from dduomq.wire.delay import DELAY_LEVELS as DELAY_LEVELS
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "DELAY_LEVELS": ("dduomq.wire.delay", "DELAY_LEVELS"),
     "App": ("dduomq.client.app", "App"),
     "Client": ("dduomq.client.client", "Client"),
     "Delivery": ("dduomq.client.producer", "Delivery"),

@@ -408,6 +408,34 @@ class OffsetMovedBack(DduomqError):
     code = 1132
 
 
+# --- delayed messages --------------------------------------------------------------------------------
+
+
+class InvalidDelay(DduomqError):
+    """The time when a message is to come can't be understood, or lies too far away."""
+
+    code = 1140
+
+
+class DelayedNotFound(DduomqError):
+    """No message with this id waits: it has been delivered or cancelled, or there never was one."""
+
+    code = 1141
+
+
+class WheelNotAvailable(DduomqError):
+    """Delayed messages can't be kept just now; try again."""
+
+    code = 1142
+    retriable = True
+
+
+class TooManyDelayed(DduomqError):
+    """As many messages wait as are allowed; cancel some, or wait."""
+
+    code = 1143
+
+
 def _walk(root: type[DduomqError]) -> list[type[DduomqError]]:
     return [root] + [cls for child in root.__subclasses__() for cls in _walk(child)]
 

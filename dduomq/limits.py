@@ -92,6 +92,18 @@ OFFSET_METADATA_CHARACTERS_MAX = 4_096
 OFFSET_RETENTION_MS = 7 * 24 * 3_600_000  # of a group without members
 GROUPS_REWRITE_BYTES = 64 * MIB  # when a coordinator's log has grown by so much, its state is written anew
 
+# delayed messages
+DELAY_PARTITIONS = 4  # of the internal topic: so many wheels
+DELAY_MS_MAX = 100 * 366 * 86_400_000
+DELAYED_PER_WHEEL_MAX = 10_000_000
+DELAY_REMEMBERED_MAX = 200_000  # messages of producers' last batches that a wheel would know again
+DELAY_PARKED_BYTES_MAX = 4 * MIB  # of one batch, decompressed
+DELAY_CACHE_BYTES_MAX = 32 * MIB  # messages that are due soon, of one wheel
+DELAY_ROUND_MESSAGES_MAX = 10_000  # taken up at once
+DELAY_SPLIT_INLINE_BYTES_MAX = 64 * KIB  # larger batches are decompressed and looked through in a thread
+DELAY_LIST_MAX = 10_000
+DELAY_CLEAN_BYTES = 64 * MIB  # a wheel's log may have so much more than twice what waits
+
 # filters
 FILTER_CHARACTERS_MAX = 4_096
 FILTER_NODES_MAX = 512  # operands and operators of one filter

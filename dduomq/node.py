@@ -24,6 +24,7 @@ from dduomq.actors.actor import Mailbox, ask
 from dduomq.actors.admin import Admin, ConfigValue, TopicDefaults
 from dduomq.actors.alarms import Alarms
 from dduomq.actors.coordinator_table import CoordinatorWorld
+from dduomq.actors.delays import Delays
 from dduomq.actors.disk import DiskActor, DiskClient
 from dduomq.actors.groups import Groups
 from dduomq.actors.janitor import Chores, JanitorActor, Tick
@@ -247,11 +248,13 @@ class _Builder:
             CoordinatorWorld(ports.clock, ports.rng, disk, alarms, routes, self._log, config.assignors),
         )
         groups.start()
+        delays = Delays(admin, supervisor, ports.clock, disk, alarms, routes, self._log, nursery.start_soon)
+        delays.start()
         services = Services(
             ports.clock, routes, admin, self._gate, Buffers(config.requests_bytes_max), disk_client,
             config.node_id, cluster_id, epoch, self._advertised(addresses), self._log, bytearray(SCRATCH_BYTES),
             config.connections_max, config.connections_idle_ms, config.data_dir,
-            tuple(ConfigValue(*entry) for entry in config.entries()), groups,
+            tuple(ConfigValue(*entry) for entry in config.entries()), groups, delays,
         )  # fmt: skip
         return Node(config.node_id, cluster_id, addresses, services, Server(services), supervisor, doors)
 

@@ -16,7 +16,7 @@ import structlog
 from dduomq.actors.actor import Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.partition_messages import EARLIEST, Acked, Append, Fetch, FetchPlan, FindOffset, OffsetAt, Purge
-from dduomq.errors import CorruptMessage, DduomqError, Overloaded
+from dduomq.errors import CorruptMessage, DduomqError, InvariantBroken, Overloaded
 from dduomq.limits import BATCH_BYTES_CEILING, MIB
 from dduomq.log.plog import PendingBatch
 from dduomq.ports import Clock
@@ -140,7 +140,7 @@ class Journal(Generic[T]):
             )
 
     def _try_again(self, error: BaseException | None) -> None:
-        if not isinstance(error, DduomqError):
+        if not isinstance(error, DduomqError) or isinstance(error, InvariantBroken):
             raise error or AssertionError("a question without an answer")
         self.retry_at = self._world.clock.monotonic() + (0 if isinstance(error, CorruptMessage) else RETRY_S)
 
@@ -218,8 +218,10 @@ class Journal(Generic[T]):
             raise message.error or AssertionError("an append without an answer")
         reason, name = message.error.message, self._mailbox.name
         self._world.log.warning("journal_not_stored", journal=name, reason=reason)
+        failure = self._world.unavailable(f"{name} can't write its log: {reason}")
+        failure.__cause__ = message.error
         for _, on_stored in ended:
-            on_stored(self._world.unavailable(f"{name} can't write its log: {reason}"))
+            on_stored(failure)
 
     def purge(self, offset: int) -> None:
         """What lies before `offset` may go; -1: everything. If the question is lost, the next one does it."""

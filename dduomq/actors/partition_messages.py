@@ -135,12 +135,16 @@ class FetchPlan:
 
 @attrs.frozen
 class Acked:
-    """The answer to an `Append`: where the batch lies, and what the ack rests on."""
+    """The answer to an `Append`: where the batch lies, and what the ack rests on.
+
+    `delayed`: (place in the batch, id) of the records that come later.
+    """
 
     base_offset: int
     append_time_ms: int
     log_start_offset: int
     durability: str
+    delayed: tuple[tuple[int, str], ...] = ()
 
 
 @attrs.frozen

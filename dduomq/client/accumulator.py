@@ -244,11 +244,13 @@ class PartitionQueue:
         self._trouble = None
         self._leave(batch)
         timestamp = part.append_time_ms
+        delayed = {one.delta: one.delay_id for one in part.delayed}
         for number, item in enumerate(batch.items):
             if item.on_done is not None:
                 offset = part.base_offset + number if part.base_offset >= 0 else -1
                 at = item.timestamp_ms if timestamp < 0 else timestamp
-                item.on_done(SendResult(self.topic, self.partition, offset, at, part.durability, 1), None)
+                delay_id = delayed.get(number)
+                item.on_done(SendResult(self.topic, self.partition, offset, at, part.durability, 1, delay_id), None)
 
     def failed(self, batch: Batch, error: DduomqError, now: float, backoff_s: float) -> None:
         """Send it again, or tell its records that it failed."""

@@ -1,9 +1,10 @@
-"""Topics and their settings, from a client; with `GroupAdmin`, all that an operator does."""
+"""Topics and their settings, from a client; with `GroupAdmin` and `DelayAdmin`, all that an operator does."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from dduomq.client.consumer import Start, find_offset
+from dduomq.client.delay_admin import DelayAdmin
 from dduomq.client.group_admin import GroupAdmin
 from dduomq.errors import from_code
 from dduomq.wire import native
@@ -11,7 +12,7 @@ from dduomq.wire import native
 TIMEOUT_MS = 30_000
 
 
-class Admin(GroupAdmin):
+class Admin(GroupAdmin, DelayAdmin):
     """What an operator's tool needs; every method raises the broker's error."""
 
     async def _one(self, body: object, answer: type) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import attrs
 
 from dduomq.client.accumulator import Item, PartitionQueue
 from dduomq.client.admin import Admin
@@ -70,8 +71,9 @@ class Client(ReadingClient):
     async def send(self, topic: str, value: Any, **fields: Any) -> SendResult:
         """Send one record and await its ack.
 
-        Fields: key, headers, tag, keys, partition, timestamp_ms, sharding_key. When cancelled, a record that is in
-        no request yet is withdrawn; one that is may still be stored.
+        Fields: key, headers, tag, keys, partition, timestamp_ms, sharding_key, and delay (seconds or a timedelta) or
+        deliver_at (a datetime or milliseconds) for one that comes later. When cancelled, a record that is in no request
+        yet is withdrawn; one that is may still be stored.
         """
         delivery, queue = await self._hand_over(self._producer, topic, value, fields, None)
         try:
@@ -121,7 +123,7 @@ class Client(ReadingClient):
         items[0].on_done = delivery.finish
         await self._producer.put_batch(queue, self._producer.seal(items))
         result = await delivery.wait()
-        return SendResult(topic, result.partition, result.offset, result.timestamp_ms, result.durability, len(items))
+        return attrs.evolve(result, count=len(items))
 
     async def flush(self) -> None:
         """Wait until everything handed over has ended in a result or an error."""
@@ -186,8 +188,6 @@ class Client(ReadingClient):
 
 
 def _oneway_options(options: ProducerOptions) -> ProducerOptions:
-    import attrs
-
     return attrs.evolve(options, acks=0)
 
 

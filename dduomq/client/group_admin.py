@@ -1,15 +1,14 @@
 """Groups, from a client: who is in them, how far they are, and putting that right."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from time import time_ns
-from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
 import attrs
 
-from dduomq.client.consumer import Ask, Start, find_offset
-from dduomq.errors import CoordinatorLoading, CoordinatorNotAvailable, GroupNotEmpty, UsageError, from_code
+from dduomq.client.consumer import Start, find_offset
+from dduomq.client.patience import TIMEOUT_MS, Patient
+from dduomq.errors import GroupNotEmpty, UsageError, from_code
 from dduomq.wire import native
 from dduomq.wire.batch import iter_headers
 from dduomq.wire.native_groups import (
@@ -28,8 +27,6 @@ from dduomq.wire.native_groups import (
     RemoveMember,
 )
 
-T = TypeVar("T")
-TIMEOUT_MS = 30_000
 AGAIN_S = 0.1
 WATCH_MS = 30_000
 
@@ -62,23 +59,8 @@ class GroupChange:
     revoked: Mapping[str, tuple[tuple[str, int], ...]]
 
 
-class GroupAdmin:
+class GroupAdmin(Patient):
     """What an operator's tool needs of groups; every method raises the broker's error."""
-
-    def __init__(self, ask: Ask, wall_ms: Callable[[], int] = lambda: time_ns() // 1_000_000) -> None:
-        self._ask = ask
-        self._wall_ms = wall_ms
-
-    async def _patiently(self, body: object, answer: type[T], timeout_ms: int = TIMEOUT_MS) -> T:
-        """A coordinator that has just started reads its log first: wait for it, not for ever."""
-        with anyio.fail_after(TIMEOUT_MS / 1000 + timeout_ms / 1000):
-            while True:
-                try:
-                    plain, _ = await self._ask(body, timeout_ms)
-                except (CoordinatorLoading, CoordinatorNotAvailable):
-                    await anyio.sleep(AGAIN_S)
-                else:
-                    return native.from_plain(answer, plain)
 
     async def list_groups(self) -> list[GroupListing]:
         return list((await self._patiently(ListGroups(), GroupsListed)).groups)

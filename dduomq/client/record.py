@@ -1,9 +1,13 @@
 """What goes in and what comes out: messages, records, results."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
+
+from dduomq.errors import InvalidDelay
+from dduomq.wire.delay import DELAY_HEADER, DELIVER_AT_HEADER, length_ms, moment_ms
 
 TAG_HEADER = "dduomq-tag"
 KEYS_HEADER = "dduomq-keys"
@@ -65,7 +69,11 @@ class Record:
 
 @attrs.frozen
 class Message:
-    """One record to send, for `send_batch` and interceptors."""
+    """One record to send, for `send_batch` and interceptors.
+
+    `delay`: it comes so much later, a timedelta or seconds. `deliver_at`: it comes then, a datetime with its zone, or
+    milliseconds since 1970.
+    """
 
     value: Any
     key: Any = None
@@ -74,11 +82,16 @@ class Message:
     keys: Sequence[str] = ()
     timestamp_ms: int | None = None
     sharding_key: Any = None
+    delay: timedelta | float | None = None
+    deliver_at: datetime | int | None = None
 
 
 @attrs.frozen
 class SendResult:
-    """Where a record lies. `durability`: what the ack rests on; offset -1 for one-way sends."""
+    """Where a record lies. `durability`: what the ack rests on; offset -1 for one-way sends.
+
+    `delay_id`: of a record that comes later, to cancel it or to change its time; its offset stays empty.
+    """
 
     topic: str
     partition: int
@@ -86,11 +99,13 @@ class SendResult:
     timestamp_ms: int
     durability: str
     count: int = 1
+    delay_id: str | None = None
 
 
 def headers_of(message: Message) -> Headers:
     """A message's headers as they travel, tag and keys among them."""
-    if not message.headers and message.tag is None and not message.keys:
+    wish = _wish(message)
+    if not message.headers and message.tag is None and not message.keys and wish is None:
         return []
     given = message.headers.items() if isinstance(message.headers, Mapping) else message.headers
     headers = [(name, content.encode() if isinstance(content, str) else content) for name, content in given]
@@ -98,4 +113,21 @@ def headers_of(message: Message) -> Headers:
         headers.append((TAG_HEADER, message.tag.encode()))
     if message.keys:
         headers.append((KEYS_HEADER, " ".join(message.keys).encode()))
+    if wish is not None:
+        headers.append(wish)
     return headers
+
+
+def _wish(message: Message) -> tuple[str, bytes] | None:
+    """The header that delays it. Raises `InvalidDelay`."""
+    if message.delay is not None and message.deliver_at is not None:
+        raise InvalidDelay("a message has a delay or a time to be delivered at, not both")
+    if message.delay is not None:
+        return DELAY_HEADER, str(length_ms(message.delay)).encode()
+    if message.deliver_at is None:
+        return None
+    at = message.deliver_at
+    moment = moment_ms(at) if isinstance(at, datetime) else at
+    if not isinstance(moment, int) or moment < 0:
+        raise InvalidDelay(f"deliver_at={at!r} can't be: give a datetime with its zone, or milliseconds since 1970")
+    return DELIVER_AT_HEADER, str(moment).encode()

@@ -20,7 +20,7 @@ from dduomq.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
-from dduomq.listeners import native_groups
+from dduomq.listeners import native_delay, native_groups
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
@@ -175,8 +175,9 @@ def _produced_part(result: Result) -> native.ProducedPart:
     if isinstance(result, DduomqError):
         return native.ProducedPart(result.code, result.message, -1, -1, -1, "")
     return native.ProducedPart(
-        0, None, result.base_offset, result.append_time_ms, result.log_start_offset, result.durability
-    )
+        0, None, result.base_offset, result.append_time_ms, result.log_start_offset, result.durability,
+        tuple(native.DelayedRecord(*one) for one in result.delayed),
+    )  # fmt: skip
 
 
 # --- the other requests -----------------------------------------------------------------------------
@@ -293,6 +294,7 @@ async def _restore_log(services: Services, context: Context, body: native.Restor
 
 HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] = {
     **native_groups.HANDLERS,
+    **native_delay.HANDLERS,
     native.Metadata: _metadata,
     native.ListOffsets: list_offsets,
     native.InitProducer: _init_producer,

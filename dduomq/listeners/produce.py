@@ -1,7 +1,8 @@
 """Batches on their way into the partitions, whichever protocol they came by.
 
-Nothing here waits but for a full mailbox: each part becomes an `Append`, and the last part's ack ends the
-request. Always true: a partition gets only whole batches with a right CRC; nobody reads a record.
+Nothing here waits but for a full mailbox, or for records that are to come later to be parked: each part becomes an
+`Append`, and the last part's ack ends the request. Always true: a partition gets only whole batches with a right CRC;
+nobody reads a record unless one of its batch may wish to come later.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from dduomq.actors.partition_messages import Acked, Append
 from dduomq.errors import CorruptMessage, DduomqError, InvalidRecord, InvalidTopic, UnknownServerError
 from dduomq.ids import INTERNAL_PREFIX
 from dduomq.listeners.admit import Context, Operation
+from dduomq.listeners.delaying import has_wishes, park_wishes
 from dduomq.listeners.services import Services
 from dduomq.log.plog import PendingBatch
-from dduomq.wire.batch import crc_of, read_header
+from dduomq.wire.batch import OWN_PRODUCER_IDS, crc_of, read_header
 
 Result: TypeAlias = Acked | DduomqError
 
@@ -67,10 +69,13 @@ async def append(
             raise InvalidTopic(f"topic {topic!r} is the broker's own: only it writes there")
         mailbox = services.routes.partition(topic, partition)
         batch = check_one_batch(view)
+        route = services.routes.table[topic]
+        if has_wishes(batch, route.settings):
+            batch, reply = await park_wishes(services, route, partition, batch, reply)
     except DduomqError as error:
         reply.fail(error)
         return
-    message = Append(batch=batch, deadline=deadline, reply=reply, size_bytes=len(view))
+    message = Append(batch=batch, deadline=deadline, reply=reply, size_bytes=len(batch.view))
     if not mailbox.offer(message):
         await mailbox.put(message)
 
@@ -84,6 +89,8 @@ def check_one_batch(view: memoryview) -> PendingBatch:
         raise CorruptMessage(f"a batch says it has {header.size} bytes, {len(view)} came; send it again")
     if crc_of(view, 0, header.size) != header.crc:
         raise CorruptMessage("the record batch has a wrong CRC: it was damaged on its way; send it again")
+    if header.producer_id >= OWN_PRODUCER_IDS:
+        raise InvalidRecord(f"producer id {header.producer_id} is the broker's own: ask it for one")
     if header.is_transactional:
         raise InvalidRecord("transactions are not spoken here yet: a batch can't be part of one")
     return PendingBatch(view, header)

@@ -6,6 +6,7 @@ import attrs
 import structlog
 
 from dduomq.actors.admin import Admin, ConfigValue
+from dduomq.actors.delays import Delays
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.groups import Groups
 from dduomq.actors.router import Routes
@@ -37,3 +38,4 @@ class Services:
     data_directory: str
     settings: tuple[ConfigValue, ...]
     groups: Groups
+    delays: Delays

@@ -57,10 +57,14 @@ def decode_number(data: bytes) -> int | None:
 
 @attrs.frozen
 class PendingBatch:
-    """A batch to append: its bytes, writable and CRC-checked, and its header."""
+    """A batch to append: its bytes, writable and CRC-checked, and its header.
+
+    `is_own`: the broker made it: it may be a control batch, or have holes, as compaction leaves them.
+    """
 
     view: memoryview
     header: BatchHeader
+    is_own: bool = False
 
 
 @attrs.frozen(slots=True)

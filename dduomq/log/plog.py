@@ -169,7 +169,7 @@ class PartitionLog:
         buffers: list[memoryview] = []
         for batch in batches:
             try:
-                check_batch(batch.header, self.settings, now_ms, internal=internal)
+                check_batch(batch.header, self.settings, now_ms, internal=internal or batch.is_own)
                 if offset + batch.header.last_offset_delta > offset_max:
                     raise Overloaded("the segment can't take so many records at once; send again")
                 outcome = self._admit(batch, offset, now_ms, draft)

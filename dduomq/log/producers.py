@@ -15,7 +15,7 @@ from crc32c import crc32c
 
 from dduomq.errors import CorruptMessage, InvalidProducerEpoch, OutOfOrderSequence, Overloaded
 from dduomq.limits import PRODUCER_BATCHES_REMEMBERED, PRODUCER_EXPIRY_MS, PRODUCERS_MAX
-from dduomq.wire.batch import NO_PRODUCER_ID, SEQUENCE_MAX, BatchHeader
+from dduomq.wire.batch import NO_PRODUCER_ID, OWN_PRODUCER_IDS, SEQUENCE_MAX, BatchHeader
 
 NO_OFFSET = -1
 _HEAD = struct.Struct(">hI")
@@ -153,11 +153,13 @@ class Producers:
         return min(firsts, default=None)
 
     def expire(self, now_ms: int) -> None:
-        """Forget producers that were silent for a day and have no open transaction."""
+        """Forget producers that were silent for a day and have no open transaction; not the broker's own few."""
         gone = [
             pid
             for pid, state in self.states.items()
-            if now_ms - state.seen_ms > PRODUCER_EXPIRY_MS and pid not in self.open_transactions
+            if now_ms - state.seen_ms > PRODUCER_EXPIRY_MS
+            and pid not in self.open_transactions
+            and pid < OWN_PRODUCER_IDS
         ]
         for pid in gone:
             del self.states[pid]

@@ -42,6 +42,14 @@ class Storage(StrEnum):
     MEMORY = "memory"
 
 
+class DelayHeaders(StrEnum):
+    """Whose headers may delay a record: those in all batches, in uncompressed ones, in none."""
+
+    ALL = "all"
+    UNCOMPRESSED = "uncompressed"
+    OFF = "off"
+
+
 class TimestampType(StrEnum):
     CREATE_TIME = "CreateTime"
     LOG_APPEND_TIME = "LogAppendTime"
@@ -104,6 +112,9 @@ KEYS: Mapping[str, Key] = {
     "min.insync.replicas": Key(_whole(1, 2**31 - 1), "1", "replicas that must have a record before its ack"),
     "capacity.bytes": Key(_whole(-1, LONG_MAX), "-1", "bytes the whole topic may hold; -1 is unbounded"),
     "capacity.records": Key(_whole(-1, LONG_MAX), "-1", "records the whole topic may hold; -1 is unbounded"),
+    "delay.headers": Key(
+        _one_of(DelayHeaders), "all", "batches whose headers may delay a record: all, uncompressed, off"
+    ),
     "capacity.policy": Key(_one_of(CapacityPolicy), "reject", "when full: reject, block or drop-oldest"),
 }
 
@@ -129,6 +140,7 @@ class TopicSettings:
     min_insync_replicas: int
     capacity_bytes: int
     capacity_records: int
+    delay_headers: DelayHeaders
     capacity_policy: CapacityPolicy
 
     @staticmethod

@@ -24,6 +24,7 @@ LENGTH_PREFIX_BYTES = 12  # base_offset and batch_length, which batch_length doe
 CRC_START = 21  # the first byte the CRC covers
 MAGIC = 2
 NO_PRODUCER_ID = -1
+OWN_PRODUCER_IDS = 1 << 60  # from here on they are the broker's own: no client gets one, and none expires
 NO_SEQUENCE = -1
 NO_TIMESTAMP = -1
 SEQUENCE_MAX = 2**31 - 1

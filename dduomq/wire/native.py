@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from dduomq.errors import WireError
+from dduomq.wire import native_delay as delay
 from dduomq.wire import native_groups as groups
 from dduomq.wire.plain import from_plain as from_plain
 from dduomq.wire.plain import to_plain as to_plain
@@ -48,6 +49,9 @@ class Api(IntEnum):
     REMOVE_MEMBER = 27
     PUSH = 30
     CREDIT = 31
+    LIST_DELAYED = 40
+    CANCEL_DELAYED = 41
+    RESCHEDULE_DELAYED = 42
 
 
 class Isolation(IntEnum):
@@ -97,6 +101,14 @@ class Produce:
 
 
 @attrs.frozen
+class DelayedRecord:
+    """A record that comes later: its place in the batch, and its id."""
+
+    delta: int
+    delay_id: str
+
+
+@attrs.frozen
 class ProducedPart:
     """`durability` names the level the ack rests on: fsync, flushed or pagecache."""
 
@@ -106,6 +118,7 @@ class ProducedPart:
     append_time_ms: int
     log_start_offset: int
     durability: str
+    delayed: tuple[DelayedRecord, ...] = ()
 
 
 @attrs.frozen
@@ -368,6 +381,9 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.REMOVE_MEMBER: (groups.RemoveMember, Done),
     Api.PUSH: (groups.Push, groups.Pushed),
     Api.CREDIT: (groups.Credit, Done),
+    Api.LIST_DELAYED: (delay.ListDelayed, delay.DelayedMessages),
+    Api.CANCEL_DELAYED: (delay.CancelDelayed, Done),
+    Api.RESCHEDULE_DELAYED: (delay.RescheduleDelayed, delay.Rescheduled),
 }
 API_OF: Mapping[type, Api] = {request: api for api, (request, _) in REQUESTS.items()}
 

@@ -54,9 +54,17 @@ class BatchBuilder:
         self.first_timestamp = -1
         self.max_timestamp = -1
 
-    def append(self, timestamp_ms: int, key: bytes | None, value: bytes | None, headers: Headers) -> bool:
-        """Add a record; False when the batch would grow past its bound."""
-        if self._append(self.count, timestamp=timestamp_ms, key=key, value=value, headers=headers) is None:
+    def append(
+        self,
+        timestamp_ms: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        delta: int | None = None,
+    ) -> bool:
+        """Add a record; False when the batch would grow past its bound. `delta`: its place, where some are missing."""
+        place = self.count if delta is None else delta
+        if self._append(place, timestamp=timestamp_ms, key=key, value=value, headers=headers) is None:
             return False
         if not self.count:
             self.first_timestamp = timestamp_ms

@@ -6,7 +6,16 @@ give up on.
 
 from collections.abc import Mapping
 
-from dduomq.errors import CapacityReached, DduomqError, DiskFull, FrameTooLarge, NodeStopping, WireError
+from dduomq.errors import (
+    CapacityReached,
+    DduomqError,
+    DiskFull,
+    FrameTooLarge,
+    InvalidDelay,
+    NodeStopping,
+    TooManyDelayed,
+    WireError,
+)
 
 UNKNOWN_SERVER_ERROR = -1
 NOT_LEADER_OR_FOLLOWER = 6
@@ -14,6 +23,7 @@ REQUEST_TIMED_OUT = 7
 MESSAGE_TOO_LARGE = 10
 UNSUPPORTED_VERSION = 35
 INVALID_REQUEST = 42
+INVALID_RECORD = 87
 POLICY_VIOLATION = 44
 KAFKA_STORAGE_ERROR = 56
 FETCH_SESSION_ID_NOT_FOUND = 70
@@ -25,6 +35,8 @@ _OURS: Mapping[type[DduomqError], int] = {
     NodeStopping: NOT_LEADER_OR_FOLLOWER,
     FrameTooLarge: MESSAGE_TOO_LARGE,
     WireError: INVALID_REQUEST,
+    InvalidDelay: INVALID_RECORD,
+    TooManyDelayed: POLICY_VIOLATION,
 }
 
 

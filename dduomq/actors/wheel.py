@@ -1,0 +1,311 @@
+"""One partition of `__delay`: the only task that knows its messages, and when they are due.
+
+| message | from | answer | may wait on | effect |
+|---|---|---|---|---|
+| Park | listeners | ParkedMessages | nothing | messages are stored, then answered, then wait for their time |
+| Unpark | listeners | nothing | nothing | the batch they came in was refused: they are taken out |
+| FindDelayed | listeners | Waiting | nothing | a message that waits, or that it does not |
+| CancelDelayed | listeners | None | nothing | a message never comes |
+| Reschedule | listeners | Pair | nothing | a message comes at another time, under another id |
+| ListDelayed | listeners | WaitingMessages | nothing | a picture of what waits |
+| Alarm | alarms | nothing | nothing | something is due |
+| Begun | partition | nothing | nothing | where the log begins is known |
+| Fetched | partition | nothing | nothing | a piece of the log is to be read at the start |
+| Loaded | disk | nothing | nothing | a piece of the log has been read |
+| Stored | partition | nothing | nothing | a batch of records is in the log, or could not be |
+| PieceFound | partition | nothing | nothing | where messages lie that are due is known |
+| PieceRead | disk | nothing | nothing | they have been read |
+| Sent | partition | nothing | nothing | a target has a batch, or has refused it |
+
+Always true: a message that was acknowledged is in the log; whoever replays the log has the same state; none comes
+before its time by the node's clock. What waits takes 32 bytes of memory, wherever its time lies.
+"""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import ClassVar
+
+from dduomq.actors.actor import Actor, Mailbox, Message
+from dduomq.actors.alarms import Alarm
+from dduomq.actors.journal import NEVER, Begun, Fetched, Journal, JournalWorld, Loaded, Stored
+from dduomq.actors.partition_messages import Acked
+from dduomq.actors.wheel_firing import WheelFiring, WheelWorld
+from dduomq.actors.wheel_messages import (
+    CancelDelayed,
+    FindDelayed,
+    ListDelayed,
+    Park,
+    ParkedMessages,
+    PieceFound,
+    PieceRead,
+    Reschedule,
+    Sent,
+    Unpark,
+    Waiting,
+    WaitingMessages,
+)
+from dduomq.actors.wheel_reader import Found, WheelReader
+from dduomq.delay import records
+from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked
+from dduomq.delay.replay import Replay
+from dduomq.errors import DduomqError, DelayedNotFound, DiskFull, Overloaded, WheelNotAvailable
+from dduomq.limits import BATCH_BYTES_CEILING, DELAY_LIST_MAX
+
+SURELY_NOT_STORED = (DiskFull, Overloaded)
+EARLY_MAX = 1_000
+LOOK_S = 1.0  # the wall clock may be set: how far it is to the next time is looked at again so often
+
+
+class WheelActor(Actor):
+    """`number` is the partition's."""
+
+    __slots__ = ("_alarm_at", "_early", "_failure", "_firing", "_journal", "_number", "_reader", "_replay", "_world")
+    HANDLERS: ClassVar[Mapping[type[Message], str]] = {
+        Park: "_on_park",
+        Unpark: "_on_unpark",
+        FindDelayed: "_on_find",
+        CancelDelayed: "_on_cancel",
+        Reschedule: "_on_reschedule",
+        ListDelayed: "_on_list",
+        Alarm: "_on_alarm",
+        Begun: "_on_begun",
+        Fetched: "_on_fetched",
+        Loaded: "_on_loaded",
+        Stored: "_on_stored",
+        PieceFound: "_on_piece_found",
+        PieceRead: "_on_piece_read",
+        Sent: "_on_sent",
+    }
+
+    def __init__(self, mailbox: Mailbox, number: int, partition: Mailbox, world: WheelWorld) -> None:
+        super().__init__(mailbox)
+        self._number = number
+        self._world = world
+        journal = JournalWorld(partition, world.disk, world.clock, world.log, WheelNotAvailable)
+        self._journal: Journal[records.Record] = Journal(
+            mailbox, journal, records.decode, lambda record: self._replay.apply(record)
+        )
+        self._reader = WheelReader(mailbox, partition, world.disk, self._damaged)
+        self._firing = WheelFiring(mailbox, number, world, self._journal, self._reader, self._fail)
+        self._replay = Replay(world.clock.wall_ms())
+        self._early: list[Park] = []  # they came before the log was read
+        self._failure: DduomqError | None = None
+        self._alarm_at = NEVER
+
+    # --- the start ----------------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        self._journal.begin()
+        self._set_alarm()
+
+    def _on_begun(self, message: Begun) -> None:
+        self._journal.begun(message)
+
+    def _on_fetched(self, message: Fetched) -> None:
+        self._journal.fetched(message)
+        if self._journal.is_loaded:
+            wheel = self._replay.finish()
+            self._replay = Replay(self._world.clock.wall_ms())
+            self._firing.begin(wheel)
+            early, self._early = self._early, []
+            for park in early:
+                self._parked_early(park)
+            self._world.log.info("wheel_loaded", wheel=self.mailbox.name, messages=wheel.count)
+
+    def _parked_early(self, park: Park) -> None:
+        try:
+            self._on_park(park)
+        except DduomqError as error:
+            park.refuse(error)
+
+    def _on_loaded(self, message: Loaded) -> None:
+        self._journal.loaded(message)
+
+    def _on_stored(self, message: Stored) -> None:
+        self._journal.stored(message)
+
+    def _on_piece_found(self, message: PieceFound) -> None:
+        self._reader.found(message)
+
+    def _on_piece_read(self, message: PieceRead) -> None:
+        self._reader.read_done(message)
+
+    def _damaged(self, offset: int, error: DduomqError) -> None:
+        self._firing.damaged.add(offset)
+        self._world.log.error("delayed_message_damaged", wheel=self.mailbox.name, offset=offset, reason=error.message)
+
+    def _fail(self, error: DduomqError) -> None:
+        self._failure = error
+
+    def _check_loaded(self) -> None:
+        if not self._journal.is_loaded:
+            raise WheelNotAvailable(f"{self.mailbox.name} is reading its log; try again")
+
+    # --- parking ------------------------------------------------------------------------------------
+
+    def _on_park(self, message: Park) -> None:
+        if not self._journal.is_loaded and len(self._early) < EARLY_MAX:
+            self._early.append(message)
+            return
+        self._check_loaded()
+        reply, messages = message.reply, message.messages
+        assert reply is not None
+        wheel = self._firing.wheel
+        first = messages[0]
+        if first.origin != NO_ORIGIN:
+            known = wheel.recent.find(first.target, first.origin)
+            if known is not None:
+                self._journal.store_entries([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
+                return
+        wheel.check_room(len(messages))
+
+        def stored(result: Acked | DduomqError) -> None:
+            if isinstance(result, DduomqError):
+                if not isinstance(result.__cause__, SURELY_NOT_STORED):
+                    self._fail(result)  # the log may have it: then so must we, or it would be parked twice
+                reply.fail(result)
+            else:
+                reply.set(ParkedMessages(self._parked(messages, result), is_new=True))
+
+        self._journal.store_entries([records.encode_parked(one) for one in messages], stored)
+
+    def _parked(self, messages: tuple[Parked, ...], acked: Acked) -> tuple[Pair, ...]:
+        named = self._firing.wheel.parked(messages, acked.base_offset)
+        self._firing.parked(named)
+        return tuple(one.pair for one in named)
+
+    def _on_unpark(self, message: Unpark) -> None:
+        if self._journal.is_loaded:
+            self._firing.wheel.recent.forget(message.target, message.origin)
+            self._cancel(message.pairs)
+
+    def _cancel(self, pairs: Iterable[Pair]) -> bool:
+        found = self._firing.wheel.cancel(pairs)
+        if found:
+            self._firing.drop(entry.number for entry in found)
+            gone = [(entry.due_ms, entry.number) for entry in found]
+            self._journal.store_entries([records.encode_cancelled(gone)], self._noted)
+        return bool(found)
+
+    def _noted(self, result: Acked | DduomqError) -> None:
+        if isinstance(result, DduomqError):
+            self._fail(result)
+
+    # --- what an operator may do --------------------------------------------------------------------
+
+    def _on_find(self, message: FindDelayed) -> None:
+        self._check_loaded()
+        assert message.reply is not None
+        entry = self._firing.wheel.find(*message.pair)
+        if entry is None:
+            raise DelayedNotFound(_gone(message.pair))
+        message.reply.set(Waiting(message.pair, self._firing.wheel.target(entry)))
+
+    def _on_cancel(self, message: CancelDelayed) -> None:
+        self._check_loaded()
+        reply = message.reply
+        assert reply is not None
+        if not self._cancel([message.pair]):
+            raise DelayedNotFound(_gone(message.pair))
+
+        def stored(result: Acked | DduomqError) -> None:
+            if isinstance(result, DduomqError):
+                reply.fail(result)
+            else:
+                reply.set(None)
+
+        self._journal.store_entries([], stored)
+
+    def _on_reschedule(self, message: Reschedule) -> None:
+        """Read it, then take it out and park it again in one batch: it is never in two places, nor in none."""
+        self._check_loaded()
+        entry = self._firing.wheel.find(*message.pair)
+        if entry is None:
+            raise DelayedNotFound(_gone(message.pair))
+        if self._reader.is_busy:
+            raise WheelNotAvailable(f"{self.mailbox.name} is reading what is due; try again")
+        self._reader.read([entry], BATCH_BYTES_CEILING, lambda found: self._reschedule(message, found))
+
+    def _reschedule(self, message: Reschedule, found: Found) -> None:
+        reply = message.reply
+        assert reply is not None
+        held = found.get(message.pair[1])
+        if held is None:
+            reply.fail(WheelNotAvailable("the message can't be read just now; try again"))
+            return
+        gone = self._firing.wheel.cancel([message.pair])
+        if not gone:
+            reply.fail(DelayedNotFound(_gone(message.pair)))
+            return
+        self._firing.drop([held.number])
+        moved = Parked(
+            message.due_ms, NEW, -1, held.target, NO_ORIGIN, held.key, held.value, held.headers
+        )  # fmt: skip
+
+        def stored(result: Acked | DduomqError) -> None:
+            if isinstance(result, DduomqError):
+                self._fail(result)
+                reply.fail(result)
+            else:
+                reply.set(self._parked((moved,), result)[0])
+
+        self._journal.store_entries([records.encode_parked(moved), records.encode_cancelled([message.pair])], stored)
+
+    def _on_list(self, message: ListDelayed) -> None:
+        self._check_loaded()
+        reply, wheel = message.reply, self._firing.wheel
+        assert reply is not None
+        limit = max(0, min(message.limit, DELAY_LIST_MAX))
+        found = islice(wheel.entries(message.after, message.topic), limit)
+        messages = tuple(Waiting((entry.due_ms, entry.number), wheel.target(entry)) for entry in found)
+        reply.set(WaitingMessages(messages, wheel.count))
+
+    # --- time ---------------------------------------------------------------------------------------
+
+    def _on_alarm(self, _message: Alarm) -> None:
+        now = self._world.clock.monotonic()
+        if now >= self._alarm_at:
+            self._alarm_at = NEVER
+        if now >= self._journal.retry_at:
+            self._journal.begin()
+
+    def _on_sent(self, message: Sent) -> None:
+        self._firing.sent(message)
+
+    def _set_alarm(self) -> None:
+        at = self._journal.retry_at
+        if self._journal.is_loaded:
+            due = self._firing.next_at()
+            if due != NEVER:
+                at = min(at, due, self._world.clock.monotonic() + LOOK_S)
+        if at < self._alarm_at:
+            self._alarm_at = at
+            self._world.wake(self.mailbox, at)
+
+    def after_drain(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            self._reader.reset()
+            self._journal.restart(failure)
+            self._failure = None  # whoever waited for a record has been told now, and complains again
+            self._replay = Replay(self._world.clock.wall_ms())
+        if self._journal.is_loaded:
+            self._firing.go()
+        self._journal.flush()
+        self._set_alarm()
+
+    # --- the end ------------------------------------------------------------------------------------
+
+    def on_crash(self, error: BaseException) -> None:
+        ended = WheelNotAvailable(f"{self.mailbox.name} starts again")
+        self._journal.close(ended)
+        for park in self._early:
+            park.refuse(ended)
+
+    async def quiesce(self) -> None:
+        await self._journal.quiesce()
+        await self._reader.quiesce()
+
+
+def _gone(pair: Pair) -> str:
+    return f"no message with the id …-{pair[0]}-{pair[1]} waits: it has been delivered or cancelled, or never was"

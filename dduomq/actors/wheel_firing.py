@@ -1,0 +1,385 @@
+"""Delivers what is due: read it, write down which batch it goes out in, send that batch, write down that it arrived.
+
+Part of the wheel's actor, not a task. Always true: a batch is sent only after its `fired` record is in the log, and is
+sent again, the same, until its target has it or has surely refused it; a message that can't go where it should goes to
+the topic of dead letters, with the reason.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import attrs
+import structlog
+
+from dduomq.actors.actor import Mailbox, Reply
+from dduomq.actors.journal import NEVER, Journal
+from dduomq.actors.partition_messages import Acked, Append
+from dduomq.actors.router import Routes
+from dduomq.actors.wheel_messages import Sent
+from dduomq.actors.wheel_reader import Found, WheelReader
+from dduomq.delay import records
+from dduomq.delay.records import Fired, Parked, Target
+from dduomq.delay.timeline import Entry
+from dduomq.delay.wheel import Wheel
+from dduomq.errors import CapacityReached, DduomqError, InvalidProducerEpoch, OutOfOrderSequence, Overloaded
+from dduomq.limits import DELAY_CACHE_BYTES_MAX, DELAY_ROUND_MESSAGES_MAX
+from dduomq.log.plog import PendingBatch
+from dduomq.ports import Clock
+from dduomq.wire.batch import HEADER_BYTES, OWN_PRODUCER_IDS, read_header, set_producer
+from dduomq.wire.delay import UNTIL_HEADER, WISHES
+from dduomq.wire.origin import ORIGIN_PARTITION_HEADER, ORIGIN_TOPIC_HEADER, REASON_HEADER
+from dduomq.wire.records import BatchBuilder, Headers, size_of
+
+DEAD_TOPIC = "dlq.delayed"
+NOWHERE = Target(DEAD_TOPIC, "", 0)  # until there is that topic
+BATCH_BYTES = 1024 * 1024
+ROUND_BYTES = 8 * 1024 * 1024
+SOON_MS = 10_000  # what is parked for so soon is kept in memory
+SEND_TIMEOUT_S = 30
+AGAIN_S, AGAIN_S_MAX = 0.2, 5.0
+NOTE_DELIVERED_S = 1.0
+
+
+@attrs.frozen
+class WheelWorld:
+    """What all wheels of a node share. `make_topic(name)` has a topic made, some time."""
+
+    clock: Clock
+    disk: Mailbox
+    routes: Routes
+    log: structlog.stdlib.BoundLogger
+    wake: Callable[[Mailbox, float], None]
+    make_topic: Callable[[str], None]
+
+
+@attrs.define
+class _Sending:
+    """A batch that its target does not have yet. `again_at`: when it is sent next; NEVER while it is on its way."""
+
+    fired: Fired
+    messages: tuple[Parked, ...] | None  # None until they have been read
+    tries: int = 0
+    again_at: float = NEVER
+
+
+class WheelFiring:
+    """`number` is the wheel's among all; `fail(error)`: the log can't be written, and all must be read anew."""
+
+    __slots__ = (
+        "_ahead_at", "_cache", "_cache_bytes", "_delivered", "_fail", "_is_busy", "_journal", "_later", "_mailbox",
+        "_note_at", "_number", "_reader", "_retry_at", "_sending", "_world", "damaged", "wheel",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        number: int,
+        world: WheelWorld,
+        journal: Journal[records.Record],
+        reader: WheelReader,
+        fail: Callable[[DduomqError], None],
+    ) -> None:
+        self._mailbox = mailbox
+        self._number = number
+        self._world = world
+        self._journal = journal
+        self._reader = reader
+        self._fail = fail
+        self.begin(Wheel(world.clock.wall_ms()))
+
+    def begin(self, wheel: Wheel) -> None:
+        """A wheel that has just been read: its open batches are sent again."""
+        self.wheel = wheel
+        self._cache: dict[int, Parked] = {}
+        self._cache_bytes = 0
+        self._delivered: list[int] = []  # offsets of `fired` records, not yet noted
+        self._note_at = NEVER
+        self._is_busy = False  # from taking what is due until its `fired` records are stored
+        self._later: list[Entry] = []  # due, but there is nowhere to put them yet
+        self._retry_at = NEVER
+        self._ahead_at = 0.0  # when what is due soon is read next
+        self.damaged: set[int] = set()  # offsets of messages that can't be read any more
+        self._sending = {to: _Sending(one.fired, None, again_at=0.0) for to, one in wheel.open.items()}
+
+    # --- what is near -------------------------------------------------------------------------------
+
+    def parked(self, messages: Sequence[Parked]) -> None:
+        """These have just been parked: what is due soon needs not be read again."""
+        soon = self._world.clock.wall_ms() + SOON_MS
+        for message in messages:
+            if message.due_ms <= soon:
+                self._keep(message)
+
+    def _keep(self, message: Parked) -> None:
+        size = size_of(message.key, message.value, message.headers)
+        if self._cache_bytes + size <= DELAY_CACHE_BYTES_MAX and message.number not in self._cache:
+            self._cache[message.number] = message
+            self._cache_bytes += size
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """They are needed no more."""
+        for number in numbers:
+            message = self._cache.pop(number, None)
+            if message is not None:
+                self._cache_bytes -= size_of(message.key, message.value, message.headers)
+
+    # --- a round ------------------------------------------------------------------------------------
+
+    def go(self) -> None:
+        """Do whatever its time has come for."""
+        now = self._world.clock.monotonic()
+        self._send_again(now)
+        if self._retry_at <= now:
+            self._retry_at = NEVER
+            later, self._later = self._later, []
+            self.wheel.give_back(later)
+        if self._delivered and (self._note_at <= now):
+            self._note()
+        if not self._is_busy and not self._reader.is_busy:
+            self._take()
+
+    def next_at(self) -> float:
+        """When there is something to do, on the monotonic clock."""
+        at = min(self._retry_at, self._note_at, *(one.again_at for one in self._sending.values()), NEVER)
+        due_ms = self.wheel.timeline.next_ms()
+        if due_ms is not None and not self._is_busy and not self._reader.is_busy:
+            left_ms = due_ms - self._world.clock.wall_ms()
+            at = min(at, self._world.clock.monotonic() + max(0, left_ms) / 1000)
+        return at
+
+    def _take(self) -> None:
+        now_ms = self._world.clock.wall_ms()
+        due = self.wheel.take_due(now_ms, DELAY_ROUND_MESSAGES_MAX, self._way)
+        nowhere = due.pop(NOWHERE, None)
+        if nowhere:
+            self._world.make_topic(DEAD_TOPIC)
+            self._later += nowhere
+            self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
+        if due:
+            self._is_busy = True
+            missing = [entry for entries in due.values() for entry in entries if entry.number not in self._cache]
+            if missing:
+                self._reader.read(missing, ROUND_BYTES, partial(self._fire, due))
+            else:
+                self._fire(due, {})
+            return
+        self._read_ahead(now_ms)
+
+    def _read_ahead(self, now_ms: int) -> None:
+        """Read what is due soon, so that it is at hand then."""
+        now = self._world.clock.monotonic()
+        if now < self._ahead_at or self._cache_bytes > DELAY_CACHE_BYTES_MAX // 2:
+            return
+        self._ahead_at = now + AGAIN_S
+        soon = [entry for entry in self.wheel.timeline.soon(now_ms + SOON_MS) if entry.number not in self._cache]
+        if soon:
+            soon.sort()
+            room = DELAY_CACHE_BYTES_MAX - self._cache_bytes
+            self._reader.read(soon[:DELAY_ROUND_MESSAGES_MAX], room, self._keep_all)
+
+    def _keep_all(self, found: Found) -> None:
+        for message in found.values():
+            self._keep(message)
+
+    def _way(self, target: Target) -> Target:
+        """Where a message for that partition goes: there, or to the dead letters if its topic is gone."""
+        route = self._world.routes.table.get(target.topic)
+        if route is not None and route.record.topic_id == target.topic_id:
+            return target
+        return self._dead(target)
+
+    def _dead(self, target: Target) -> Target:
+        route = self._world.routes.table.get(DEAD_TOPIC)
+        if route is None:
+            return NOWHERE
+        return Target(DEAD_TOPIC, route.record.topic_id, target.partition % len(route.partitions))
+
+    def _fire(self, due: dict[Target, list[Entry]], found: Found) -> None:
+        """A batch for each target, as large as it may be; what does not fit waits for the next round."""
+        begun: list[_Sending] = []
+        for to, all_entries in due.items():
+            entries = [entry for entry in all_entries if entry.offset not in self.damaged]
+            fitting = self._fitting(to, entries, found)
+            kept, rest = entries[: len(fitting)], entries[len(fitting) :]
+            if rest and not fitting:
+                self._later += rest  # they can't be read just now
+                self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
+            else:
+                self.wheel.give_back(rest)
+            if fitting:
+                is_dead = to.topic == DEAD_TOPIC and self.wheel.target(kept[0]) != to
+                reason = "the topic that it was for has been deleted" if is_dead else ""
+                begun.append(_Sending(self.wheel.fire(to, kept, reason), tuple(fitting)))
+        self._store(begun)
+
+    def _fitting(self, to: Target, entries: Sequence[Entry], found: Found) -> list[Parked]:
+        """The first messages that were found, as many as a batch takes; one at least."""
+        route = self._world.routes.table.get(to.topic)
+        room = BATCH_BYTES if route is None else min(BATCH_BYTES, route.settings.max_message_bytes)
+        room -= HEADER_BYTES
+        fitting: list[Parked] = []
+        for entry in entries:
+            message = self._cache.get(entry.number) or found.get(entry.number)
+            if message is None:
+                break
+            room -= size_of(message.key, message.value, message.headers) + len(UNTIL_HEADER) + 40
+            if room < 0 and fitting:
+                break
+            fitting.append(message)
+        return fitting
+
+    def _store(self, begun: list[_Sending]) -> None:
+        """Write down what goes out, and what has arrived meanwhile; then send."""
+        entries = [records.encode_fired(one.fired) for one in begun]
+        if self._delivered:
+            entries.append(self._noted())
+
+        def stored(result: Acked | DduomqError) -> None:
+            if isinstance(result, DduomqError):
+                self._fail(result)
+                return
+            self._is_busy = False
+            for offset, one in enumerate(begun, result.base_offset):
+                one.fired = self.wheel.fired_at(one.fired, offset)
+                self._sending[one.fired.target] = one
+                self._send(one)
+
+        self._journal.store_entries(entries, stored)
+
+    def _noted(self) -> records.Encoded:
+        delivered, self._delivered, self._note_at = self._delivered, [], NEVER
+        return records.encode_delivered(delivered)
+
+    def _note(self) -> None:
+        def stored(result: Acked | DduomqError) -> None:
+            if isinstance(result, DduomqError):
+                self._fail(result)
+
+        self._journal.store_entries([self._noted()], stored)
+
+    # --- sending ------------------------------------------------------------------------------------
+
+    def _send_again(self, now: float) -> None:
+        for one in list(self._sending.values()):
+            if one.again_at > now:
+                continue
+            if one.messages is not None:
+                self._send(one)
+            elif not self._reader.is_busy:
+                one.again_at = NEVER
+                entries = self.wheel.open[one.fired.target].entries
+                self._reader.read(entries, 2 * BATCH_BYTES, partial(self._read_again, one))
+
+    def _read_again(self, one: _Sending, found: Found) -> None:
+        """A batch that was open when the wheel was read: the same messages in the same order."""
+        messages = [found.get(number) for _, number in one.fired.pairs]
+        if None in messages:
+            one.again_at = self._world.clock.monotonic() + AGAIN_S
+            return
+        one.messages = tuple(message for message in messages if message is not None)
+        self._send(one)
+
+    def _send(self, one: _Sending) -> None:
+        fired = one.fired
+        one.again_at = NEVER
+        assert one.messages is not None
+        reply: Reply[Acked] = Reply(
+            lambda acked, error: self._mailbox.post(Sent(fired=fired, acked=acked, error=error))
+        )
+        route = self._world.routes.table.get(fired.target.topic)
+        if route is None or route.record.topic_id != fired.target.topic_id:
+            self._redirect(one, "the topic that it was for has been deleted")
+            return
+        data = self._batch(fired, one.messages)
+        append = Append(
+            batch=PendingBatch(memoryview(data), read_header(data)), size_bytes=len(data), reply=reply,
+            deadline=self._world.clock.monotonic() + SEND_TIMEOUT_S,
+        )  # fmt: skip
+        mailbox = route.partitions[fired.target.partition]
+        if not mailbox.offer(append):
+            append.refuse(Overloaded(f"{mailbox.name} has too much to do"))
+
+    def _batch(self, fired: Fired, messages: Sequence[Parked]) -> bytearray:
+        builder, now_ms = BatchBuilder(), self._world.clock.wall_ms()
+        for message in messages:
+            builder.append(now_ms, message.key, message.value, _headers(message, fired))
+        data = builder.build()
+        set_producer(data, OWN_PRODUCER_IDS + self._number, fired.epoch, fired.sequence)
+        return data
+
+    def sent(self, message: Sent) -> None:
+        """A target has answered."""
+        fired, error = message.fired, message.error
+        one = self._sending.get(fired.target)
+        if one is None or one.fired.offset != fired.offset:
+            return  # from before the log was read anew
+        if message.acked is not None:
+            self._arrived(one)
+        elif isinstance(error, OutOfOrderSequence | InvalidProducerEpoch):
+            self._reissue(one, fired.target, fired.reason)
+        elif isinstance(error, DduomqError) and (error.retriable or isinstance(error, CapacityReached)):
+            self._again(one)
+        elif isinstance(error, DduomqError):
+            self._redirect(one, error.message)
+        else:
+            raise error or AssertionError("a batch without an answer")
+
+    def _arrived(self, one: _Sending) -> None:
+        fired = one.fired
+        self.wheel.delivered(fired)
+        del self._sending[fired.target]
+        self.drop(number for _, number in fired.pairs)
+        self._delivered.append(fired.offset)
+        if self._note_at == NEVER:
+            self._note_at = self._world.clock.monotonic() + NOTE_DELIVERED_S
+
+    def _again(self, one: _Sending) -> None:
+        one.tries += 1
+        pause = min(AGAIN_S * 2 ** min(one.tries - 1, 10), AGAIN_S_MAX)
+        one.again_at = self._world.clock.monotonic() + pause
+
+    def _redirect(self, one: _Sending, reason: str) -> None:
+        """It can't be stored where it should: to the dead letters with it."""
+        to = self._dead(one.fired.target)
+        if one.fired.target.topic == DEAD_TOPIC and to == one.fired.target:
+            self._again(one)  # there is no better place
+            return
+        if to == NOWHERE:
+            self._world.make_topic(DEAD_TOPIC)
+            self._again(one)
+            return
+        self._reissue(one, to, reason)
+
+    def _reissue(self, one: _Sending, to: Target, reason: str) -> None:
+        """Another batch instead of one that was surely not stored; both are written down together."""
+        old = one.fired
+        again = self.wheel.redirect(old, to, reason)
+        if again is None:
+            self._again(one)
+            return
+        self._world.log.warning("delayed_batch_redirected", wheel=self._mailbox.name, to=to.topic, reason=reason)
+        del self._sending[old.target]
+        new = _Sending(again, one.messages, one.tries)
+        self._sending[to] = new
+
+        def stored(result: Acked | DduomqError) -> None:
+            if isinstance(result, DduomqError):
+                self._fail(result)
+                return
+            new.fired = self.wheel.fired_at(new.fired, result.base_offset)
+            self._again(new)
+
+        self._journal.store_entries([records.encode_fired(again), records.encode_delivered([old.offset])], stored)
+
+
+def _headers(message: Parked, fired: Fired) -> Headers:
+    """A delivered message's own, and when it was due; for a dead letter also where it was to go, and why it did not."""
+    headers = [(name, content) for name, content in message.headers if name not in WISHES]
+    headers.append((UNTIL_HEADER, str(message.due_ms).encode()))
+    if fired.reason:
+        headers += [
+            (ORIGIN_TOPIC_HEADER, message.target.topic.encode()),
+            (ORIGIN_PARTITION_HEADER, str(message.target.partition).encode()),
+            (REASON_HEADER, fired.reason.encode()),
+        ]
+    return headers

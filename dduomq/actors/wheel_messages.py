@@ -1,0 +1,96 @@
+"""What may be said to a wheel, and what it answers: see the table in `dduomq.actors.wheel`."""
+
+import attrs
+
+from dduomq.actors.actor import Message
+from dduomq.actors.partition_messages import Acked, FetchPlan
+from dduomq.delay.records import Fired, Pair, Parked, Target
+
+
+@attrs.frozen(kw_only=True)
+class Park(Message):
+    """All go to one target and have one origin; they are parked together, once."""
+
+    messages: tuple[Parked, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Unpark(Message):
+    """The batch that these came in has been refused: they were never sent."""
+
+    target: Target
+    origin: tuple[int, int, int]
+    pairs: tuple[Pair, ...]
+
+
+@attrs.frozen(kw_only=True)
+class FindDelayed(Message):
+    pair: Pair
+
+
+@attrs.frozen(kw_only=True)
+class CancelDelayed(Message):
+    pair: Pair
+
+
+@attrs.frozen(kw_only=True)
+class Reschedule(Message):
+    """Another time for a message; it gets another id."""
+
+    pair: Pair
+    due_ms: int
+
+
+@attrs.frozen(kw_only=True)
+class ListDelayed(Message):
+    """The earliest first, from behind `after` on; `topic` None: all topics."""
+
+    topic: str | None
+    after: Pair
+    limit: int
+
+
+@attrs.frozen
+class ParkedMessages:
+    """`pairs`: the id of each message. `is_new` False: this very batch had been parked before."""
+
+    pairs: tuple[Pair, ...]
+    is_new: bool
+
+
+@attrs.frozen
+class Waiting:
+    pair: Pair
+    target: Target
+
+
+@attrs.frozen
+class WaitingMessages:
+    """`count` of all that wait here, whatever was asked for."""
+
+    messages: tuple[Waiting, ...]
+    count: int
+
+
+@attrs.frozen(kw_only=True)
+class PieceFound(Message):
+    """Where a piece of the log is that has messages that are wanted. `serial` is the reading's."""
+
+    serial: int
+    plan: FetchPlan | None
+    error: BaseException | None
+
+
+@attrs.frozen(kw_only=True)
+class PieceRead(Message):
+    serial: int
+    result: object
+
+
+@attrs.frozen(kw_only=True)
+class Sent(Message):
+    """What a target said to a batch."""
+
+    fired: Fired
+    acked: Acked | None
+    error: BaseException | None

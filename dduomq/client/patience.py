@@ -1,0 +1,34 @@
+"""Questions of an operator's tool: asked again while whoever is to answer is only just starting."""
+
+from collections.abc import Callable
+from time import time_ns
+from typing import TypeVar
+
+import anyio
+
+from dduomq.client.consumer import Ask
+from dduomq.errors import CoordinatorLoading, CoordinatorNotAvailable, WheelNotAvailable
+from dduomq.wire import native
+
+T = TypeVar("T")
+TIMEOUT_MS = 30_000
+AGAIN_S = 0.1
+
+
+class Patient:
+    """What the parts of `Admin` have in common."""
+
+    def __init__(self, ask: Ask, wall_ms: Callable[[], int] = lambda: time_ns() // 1_000_000) -> None:
+        self._ask = ask
+        self._wall_ms = wall_ms
+
+    async def _patiently(self, body: object, answer: type[T], timeout_ms: int = TIMEOUT_MS) -> T:
+        """A coordinator or a wheel that has just started reads its log first: wait for it, not for ever."""
+        with anyio.fail_after(TIMEOUT_MS / 1000 + timeout_ms / 1000):
+            while True:
+                try:
+                    plain, _ = await self._ask(body, timeout_ms)
+                except (CoordinatorLoading, CoordinatorNotAvailable, WheelNotAvailable):
+                    await anyio.sleep(AGAIN_S)
+                else:
+                    return native.from_plain(answer, plain)

@@ -1,0 +1,55 @@
+"""Which batches of producers have been parked lately, so that one that comes again is not parked again.
+
+A pure machine. Always true: of each producer and target the last five batches are known, as a partition knows them
+(KIP-98); what one may remember in all is bounded, and the producers that were silent longest are forgotten first.
+"""
+
+from array import array
+from collections import OrderedDict, deque
+from typing import TypeAlias
+
+from dduomq.delay.records import NO_ORIGIN, Pair, Parked, Target
+from dduomq.limits import DELAY_REMEMBERED_MAX, PRODUCER_BATCHES_REMEMBERED
+
+Origin: TypeAlias = tuple[int, int, int]
+Pairs: TypeAlias = "array[int]"  # due and number in turn
+
+
+class Recent:
+    __slots__ = ("_batches", "_count")
+
+    def __init__(self) -> None:
+        self._batches: OrderedDict[tuple[Target, int], deque[tuple[Origin, Pairs]]] = OrderedDict()
+        self._count = 0
+
+    def find(self, target: Target, origin: Origin) -> list[Pair] | None:
+        """The messages of that batch, if it has been parked."""
+        for known, pairs in self._batches.get((target, origin[0]), ()):
+            if known == origin:
+                return list(zip(pairs[::2], pairs[1::2], strict=True))
+        return None
+
+    def add(self, parked: Parked) -> None:
+        """One more message of a batch; those of a batch come one after another."""
+        if parked.origin == NO_ORIGIN:
+            return
+        key = (parked.target, parked.origin[0])
+        batches = self._batches.setdefault(key, deque())
+        self._batches.move_to_end(key)
+        if not batches or batches[-1][0] != parked.origin:
+            batches.append((parked.origin, array("q")))
+            if len(batches) > PRODUCER_BATCHES_REMEMBERED:
+                self._count -= len(batches.popleft()[1])
+        batches[-1][1].extend(parked.pair)
+        self._count += 2
+        while self._count > 2 * DELAY_REMEMBERED_MAX and len(self._batches) > 1:
+            _, oldest = self._batches.popitem(last=False)
+            self._count -= sum(len(pairs) for _, pairs in oldest)
+
+    def forget(self, target: Target, origin: Origin) -> None:
+        """The batch was taken back: it may come again."""
+        batches = self._batches.get((target, origin[0]))
+        for known in [known for known in batches or () if known[0] == origin]:
+            assert batches is not None
+            batches.remove(known)
+            self._count -= len(known[1])

@@ -1,0 +1,67 @@
+"""A wheel from its log: what waits, and which batches may not have arrived.
+
+A pure machine. Always true: of a message that was moved the last place counts; one that was fired or cancelled
+anywhere in the log does not wait; a batch that has no `delivered` is open, and is sent again as it was.
+"""
+
+from array import array
+
+from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Record
+from dduomq.delay.timeline import FIELDS, Entry
+from dduomq.delay.wheel import Open, Wheel
+from dduomq.errors import InvariantBroken
+from dduomq.wire.batch import SEQUENCE_MAX
+
+
+class Replay:
+    """`apply` each record of the log, in order; then `finish`."""
+
+    __slots__ = ("_dead", "_entries", "_moved", "_open", "_wheel")
+
+    def __init__(self, now_ms: int) -> None:
+        self._wheel = Wheel(now_ms)
+        self._entries = array("q")
+        self._dead: set[int] = set()
+        self._moved: dict[int, int] = {}
+        self._open: dict[int, Fired] = {}
+
+    def apply(self, record: Record) -> None:
+        if isinstance(record, Parked):
+            self._entries.extend((*record.pair, record.offset, self._wheel.index(record.target)))
+            self._wheel.recent.add(record)
+            if record.offset != record.number:
+                self._moved[record.number] = record.offset
+        elif isinstance(record, Fired):
+            self._dead.update(number for _, number in record.pairs)
+            self._open[record.offset] = record
+            next_sequence = (record.sequence + len(record.pairs)) & SEQUENCE_MAX
+            self._wheel.sequences[record.target] = record.epoch, next_sequence
+        elif isinstance(record, Delivered):
+            for offset in record.fired:
+                self._open.pop(offset, None)
+        else:
+            assert isinstance(record, Cancelled)
+            self._dead.update(number for _, number in record.pairs)
+
+    def finish(self) -> Wheel:
+        """The wheel. Raises `InvariantBroken` if a message of an open batch is nowhere in the log."""
+        wanted: dict[Pair, Entry | None] = {pair: None for fired in self._open.values() for pair in fired.pairs}
+        flat, dead, moved = self._entries, self._dead, self._moved
+        for at in range(0, len(flat), FIELDS):
+            entry = Entry(*flat[at : at + FIELDS])
+            if moved and moved.get(entry.number, entry.offset) != entry.offset:
+                continue
+            if entry.number not in dead:
+                self._wheel.timeline.add(entry)
+            elif entry[:2] in wanted:
+                wanted[entry[:2]] = entry
+        for fired in self._open.values():
+            self._wheel.open[fired.target] = Open(fired, tuple(_found(wanted, pair) for pair in fired.pairs))
+        return self._wheel
+
+
+def _found(wanted: dict[Pair, Entry | None], pair: Pair) -> Entry:
+    entry = wanted[pair]
+    if entry is None:
+        raise InvariantBroken(f"the delayed message {pair} is to be delivered, and is not in its log")
+    return entry

@@ -1,0 +1,164 @@
+"""One wheel: the messages that wait, which batch of them goes out next, and under which sequence.
+
+A pure machine. A message is parked (its record is in the log), then fired: the record `fired` names the batch it goes
+out in, and that batch carries the wheel's own producer id, epoch and sequence, so that sending it again after a crash
+makes no second copy; then delivered. Always true: a message is in one place: it waits in the timeline, or is held back
+because its target is busy, or is in one open batch, or is gone; a target has one open batch at a time; who is cancelled
+was not in a batch, and never will be.
+"""
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+
+import attrs
+
+from dduomq.delay.recent import Recent
+from dduomq.delay.records import NEW, Fired, Pair, Parked, Target
+from dduomq.delay.timeline import FIELDS, Entry, Timeline
+from dduomq.errors import TooManyDelayed
+from dduomq.limits import DELAYED_PER_WHEEL_MAX
+from dduomq.wire.batch import SEQUENCE_MAX
+
+
+@attrs.define
+class Open:
+    """A batch on its way, and its entries as they were, should they have to go elsewhere."""
+
+    fired: Fired
+    entries: tuple[Entry, ...]
+
+
+class Wheel:
+    """Times are wall-clock milliseconds. `count` is how many wait or are on their way."""
+
+    __slots__ = ("_held", "_indexes", "_targets", "open", "recent", "sequences", "timeline")
+
+    def __init__(self, now_ms: int) -> None:
+        self.timeline = Timeline(now_ms)
+        self.recent = Recent()
+        self.open: dict[Target, Open] = {}  # by where it goes
+        self.sequences: dict[Target, tuple[int, int]] = {}  # (epoch, next sequence) of this wheel there
+        self._targets: list[Target] = []
+        self._indexes: dict[Target, int] = {}
+        self._held: dict[Target, array[int]] = {}  # due, but where they go is busy
+
+    @property
+    def count(self) -> int:
+        held = sum(len(entries) for entries in self._held.values()) // FIELDS
+        return len(self.timeline) + held + sum(len(one.entries) for one in self.open.values())
+
+    def index(self, target: Target) -> int:
+        found = self._indexes.get(target)
+        if found is None:
+            found = self._indexes[target] = len(self._targets)
+            self._targets.append(target)
+        return found
+
+    def target(self, entry: Entry) -> Target:
+        return self._targets[entry.target]
+
+    # --- parking ------------------------------------------------------------------------------------
+
+    def check_room(self, more: int) -> None:
+        """Raises `TooManyDelayed`."""
+        if self.count + more > DELAYED_PER_WHEEL_MAX:
+            raise TooManyDelayed(f"{DELAYED_PER_WHEEL_MAX} messages wait here, not more")
+
+    def parked(self, messages: Sequence[Parked], first_offset: int) -> list[Parked]:
+        """They are in the log from that offset on; the same with their numbers."""
+        named = []
+        for offset, message in enumerate(messages, first_offset):
+            number = offset if message.number == NEW else message.number
+            message = attrs.evolve(message, number=number, offset=offset)
+            self.timeline.add(Entry(message.due_ms, number, offset, self.index(message.target)))
+            self.recent.add(message)
+            named.append(message)
+        return named
+
+    def cancel(self, pairs: Iterable[Pair]) -> list[Entry]:
+        """Take these out; the ones that were here."""
+        found = []
+        for due_ms, number in pairs:
+            entry = self.timeline.remove(due_ms, number) or self._unhold(due_ms, number)
+            if entry is not None:
+                found.append(entry)
+        return found
+
+    def find(self, due_ms: int, number: int) -> Entry | None:
+        """The message, if it waits and may still be taken back."""
+        held = (entry for entries in self._held.values() for entry in _listed(entries))
+        waiting = (entry for entry in held if entry.number == number)
+        return self.timeline.find(due_ms, number) or next(waiting, None)
+
+    def _unhold(self, due_ms: int, number: int) -> Entry | None:
+        for entries in self._held.values():
+            for at in range(0, len(entries), FIELDS):
+                entry = Entry(*entries[at : at + FIELDS])
+                if entry.number == number and entry.due_ms == due_ms:
+                    del entries[at : at + FIELDS]
+                    return entry
+        return None
+
+    def entries(self, after: Pair, topic: str | None) -> Iterator[Entry]:
+        """Those behind `after` that wait, of one topic or all, the earliest first. Not to be changed meanwhile."""
+        targets = {at for at, target in enumerate(self._targets) if topic in {None, target.topic}}
+        held = sorted(entry for entries in self._held.values() for entry in _listed(entries))
+        kept = (entry for entry in held if entry.target in targets and entry[:2] > after)
+        return chain(kept, self.timeline.entries(after, targets))
+
+    # --- firing -------------------------------------------------------------------------------------
+
+    def take_due(self, now_ms: int, limit: int, way: Callable[[Target], Target]) -> dict[Target, list[Entry]]:
+        """What is due, by where it goes (`way`); what goes where a batch is open already is held back."""
+        found: dict[Target, list[Entry]] = {}
+        for entry in self.timeline.pop(now_ms, limit):
+            to = way(self.target(entry))
+            if to in self.open:
+                self._held.setdefault(to, array("q")).extend(entry)
+            else:
+                found.setdefault(to, []).append(entry)
+        return found
+
+    def give_back(self, entries: Iterable[Entry]) -> None:
+        """They wait again."""
+        for entry in entries:
+            self.timeline.add(entry)
+
+    def fire(self, to: Target, entries: Sequence[Entry], reason: str = "") -> Fired:
+        """The next batch to that target. Its offset is not known before it is in the log: see `fired_at`."""
+        epoch, sequence = self.sequences.get(to, (0, 0))
+        self.sequences[to] = epoch, (sequence + len(entries)) & SEQUENCE_MAX
+        fired = Fired(-1, to, epoch, sequence, reason, tuple((entry.due_ms, entry.number) for entry in entries))
+        self.open[to] = Open(fired, tuple(entries))
+        return fired
+
+    def fired_at(self, fired: Fired, offset: int) -> Fired:
+        """It is in the log: only now may the batch be sent."""
+        one = self.open[fired.target]
+        one.fired = attrs.evolve(fired, offset=offset)
+        return one.fired
+
+    def delivered(self, fired: Fired) -> None:
+        """The batch is in its target."""
+        del self.open[fired.target]
+        self._release(fired.target)
+
+    def redirect(self, fired: Fired, to: Target, reason: str) -> Fired | None:
+        """The batch has surely not been stored: another one, there. None while that place is busy."""
+        if to != fired.target and to in self.open:
+            return None
+        is_lost = to == fired.target  # the target has another idea of our sequence: a new epoch begins at 0
+        self.sequences[fired.target] = (fired.epoch + 1, 0) if is_lost else (fired.epoch, fired.sequence)
+        entries = self.open.pop(fired.target).entries
+        again = self.fire(to, entries, reason)
+        if to != fired.target:
+            self._release(fired.target)
+        return again
+
+    def _release(self, target: Target) -> None:
+        self.give_back(_listed(self._held.pop(target, array("q"))))
+
+
+def _listed(entries: "array[int]") -> list[Entry]:
+    return [Entry(*entries[at : at + FIELDS]) for at in range(0, len(entries), FIELDS)]
