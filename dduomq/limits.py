@@ -78,6 +78,7 @@ GROUPS_PARTITIONS = 8  # of the internal topic: so many coordinators
 GROUP_MEMBERS_MAX = 2_000  # each that comes or goes has all of them looked at: about 30 ms at this many
 MEMBER_PROTOCOLS_MAX = 64
 MEMBER_METADATA_BYTES_MAX = 1 * MIB  # of all its protocols together
+MEMBER_NAME_CHARACTERS_MAX = 1_000  # its id, its instance, its zone
 MEMBER_TOPICS_MAX = 10_000  # that one member names
 PATTERN_BYTES_MAX = 1_000
 HEARTBEAT_INTERVAL_MS = 3_000  # of members whose partitions the broker shares out

@@ -25,8 +25,7 @@ its record is as durable as the topic `__groups` promises; whoever replays the l
 not grow without bound: when it has, the state is written anew and what was before it is deleted.
 """
 
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import ClassVar
 
 from dduomq.actors.actor import Actor, Mailbox, Message
@@ -109,7 +108,7 @@ class CoordinatorActor(Actor):
         self._table = GroupTable(mailbox.name, self._log, world)
         self._consumer = ConsumerMembers(self._table, self._on_failure)
         upgraded = UpgradedMembers(self._table, lambda group, then: self._consumer.settle(group, [], then))
-        self._classic = ClassicMembers(self._table, upgraded)
+        self._classic = ClassicMembers(self._table, upgraded, self._on_failure)
         self._failure: DduomqError | None = None  # why the state has to be read anew
         self._expire_at = world.clock.monotonic() + EXPIRY_INTERVAL_S
         self._alarm_at = NEVER
@@ -149,7 +148,7 @@ class CoordinatorActor(Actor):
             record, group = records.decode_group(value), table.get_or_make(key.group)
             group.classic, group.consumer = ClassicGroup(key.group), None
             group.classic.restore(record, now)
-            group.stored, group.changed_ms = record.generation, record.changed_ms
+            group.record, group.stored, group.changed_ms = record, record.generation, record.changed_ms
             table.schedule(group)
         elif value is not None or key.group in table.groups:
             self._apply_consumer(key, value)
@@ -220,15 +219,15 @@ class CoordinatorActor(Actor):
         places = [place for place, _ in message.offsets]
         refused = self._check_commit(group, message, places)
         offsets = {place: committed for place, committed in message.offsets if place not in refused}
+        group.send(offsets)
         if not offsets:
             reply.set(refused)
             return
 
         def stored(result: Acked | DduomqError) -> None:
+            group.arrived(offsets, is_stored=isinstance(result, Acked))
+            group.changed_ms = table.wall_ms()
             if isinstance(result, Acked):
-                held = table.get_or_make(message.group)  # it may have been deleted since, and this comes behind that
-                held.offsets.update(offsets)
-                held.changed_ms = table.wall_ms()
                 reply.set(refused)
             else:
                 reply.fail(result)
@@ -251,7 +250,7 @@ class CoordinatorActor(Actor):
                 refused.update({place: NotOwner() for place in foreign})
         if message.is_strict and not message.rewind:
             for place, committed in message.offsets:
-                held = group.offsets.get(place)
+                held = group.newest(place)
                 if held is not None and held.offset > committed.offset:
                     refused.setdefault(
                         place, OffsetMovedBack(f"{held.offset} is committed; {committed.offset} would move it back")
@@ -276,15 +275,15 @@ class CoordinatorActor(Actor):
             else group.consumer.subscribed(self._consumer.catalog)
         )  # fmt: skip
         refused = {place: SubscribedToTopic() for place, topic in message.places.items() if topic in subscribed}
-        gone = [place for place in message.places if place not in refused and place in group.offsets]
+        gone = [place for place in message.places if place not in refused and group.newest(place) is not None]
+        group.send(dict.fromkeys(gone))
 
         def stored(result: Acked | DduomqError) -> None:
-            if not isinstance(result, Acked):
+            group.arrived(dict.fromkeys(gone), is_stored=isinstance(result, Acked))
+            if isinstance(result, Acked):
+                reply.set(refused)
+            else:
                 reply.fail(result)
-                return
-            for place in gone:
-                group.offsets.pop(place, None)
-            reply.set(refused)
 
         if gone:
             self._log.store([(OffsetKey(message.group, place), None) for place in gone], stored)
@@ -319,13 +318,13 @@ class CoordinatorActor(Actor):
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, Acked):
-                if not group.member_count:
-                    self._table.groups.pop(message.group, None)
                 reply.set(None)
             else:
+                self._on_failure(result)
                 reply.fail(result)
 
         self._log.store(group.tombstones(), stored)
+        self._table.forget(group)
 
     # --- time ---------------------------------------------------------------------------------------
 
@@ -351,25 +350,32 @@ class CoordinatorActor(Actor):
         if not self._log.is_loaded:
             return
         oldest = self._table.wall_ms() - OFFSET_RETENTION_MS
-        for name, group in list(self._table.groups.items()):
-            if group.member_count:
+        for group in list(self._table.groups.values()):
+            if group.member_count or group.on_their_way:
                 continue
             newest = max((held.commit_ms for held in group.offsets.values()), default=group.changed_ms)
-            lost = [place for place in group.offsets if self._world.routes.name_of(place[0]) is None]
             if max(newest, group.changed_ms) < oldest:
-                self._log.store(group.tombstones(), partial(self._forgotten, name, list(group.offsets), whole=True))
-            elif lost:
-                entries: list[Entry] = [(OffsetKey(name, place), None) for place in lost]
-                self._log.store(entries, partial(self._forgotten, name, lost, whole=False))
+                self._log.store(group.tombstones(), self._noted)
+                self._table.forget(group)
+                continue
+            lost = [place for place in group.offsets if self._world.routes.name_of(place[0]) is None]
+            if lost:
+                self._forget_offsets(group, lost)
 
-    def _forgotten(self, name: str, places: Iterable[Place], result: Acked | DduomqError, *, whole: bool) -> None:
-        group = self._table.groups.get(name)
-        if group is None or not isinstance(result, Acked):
-            return
-        for place in places:
-            group.offsets.pop(place, None)
-        if whole and not group.member_count and not group.offsets:
-            del self._table.groups[name]
+    def _forget_offsets(self, group: Group, places: list[Place]) -> None:
+        gone = dict.fromkeys(places)
+        group.send(gone)
+
+        def stored(result: Acked | DduomqError) -> None:
+            group.arrived(gone, is_stored=isinstance(result, Acked))
+
+        entries: list[Entry] = [(OffsetKey(group.name, place), None) for place in places]
+        self._log.store(entries, stored)
+
+    def _noted(self, result: Acked | DduomqError) -> None:
+        """What has gone from the state at once must go from the log, too."""
+        if isinstance(result, DduomqError):
+            self._on_failure(result)
 
     def _set_alarm(self) -> None:
         at = min(self._table.first_due(), self._expire_at, self._log.retry_at)

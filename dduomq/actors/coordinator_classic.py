@@ -3,6 +3,8 @@
 Part of the coordinator's actor, not a task.
 """
 
+from collections.abc import Callable
+
 from dduomq.actors.actor import Reply
 from dduomq.actors.coordinator_messages import Gone, Heartbeat, Join, Leave, Sync
 from dduomq.actors.coordinator_table import Group, GroupTable
@@ -10,7 +12,7 @@ from dduomq.actors.coordinator_upgraded import UpgradedMembers
 from dduomq.actors.partition_messages import Acked
 from dduomq.errors import DduomqError
 from dduomq.groups import records
-from dduomq.groups.classic import EMPTY
+from dduomq.groups.classic import EMPTY, STABLE
 from dduomq.groups.member import JoinResult, SyncResult
 from dduomq.groups.records import GroupKey
 
@@ -18,11 +20,14 @@ from dduomq.groups.records import GroupKey
 class ClassicMembers:
     """The coordinator's hands for classic groups; what members of others say goes to `upgraded`."""
 
-    __slots__ = ("_table", "_upgraded")
+    __slots__ = ("_on_failure", "_table", "_upgraded")
 
-    def __init__(self, table: GroupTable, upgraded: UpgradedMembers) -> None:
+    def __init__(
+        self, table: GroupTable, upgraded: UpgradedMembers, on_failure: Callable[[DduomqError], None]
+    ) -> None:  # fmt: skip
         self._table = table
         self._upgraded = upgraded
+        self._on_failure = on_failure
 
     def join(self, message: Join) -> None:
         reply: Reply[JoinResult] | None = message.reply
@@ -34,8 +39,35 @@ class ClassicMembers:
             self._upgraded.join(group, message)
             return
         self._take_over(group)
-        group.classic.join(request, table.now(), table.new_id, reply.set)
+        classic = group.classic
+        replaced, at_once = classic.replaced, list[JoinResult]()
+        is_called = False
+
+        def answer(result: JoinResult) -> None:
+            if is_called:
+                reply.set(result)
+            else:
+                at_once.append(result)
+
+        classic.join(request, table.now(), table.new_id, answer)
+        is_called = True
+        if at_once and classic.replaced != replaced and classic.state == STABLE:
+            self._store_replaced(group, at_once[0], reply)
+        elif at_once:
+            reply.set(at_once[0])
         self.changed(group)
+
+    def _store_replaced(self, group: Group, result: JoinResult, reply: Reply[JoinResult]) -> None:
+        """The generation stays, but one of its members is another process now: also after a restart."""
+
+        def stored(done: Acked | DduomqError) -> None:
+            if isinstance(done, DduomqError):
+                self._on_failure(done)
+            if not reply.done:
+                reply.set(result if isinstance(done, Acked) else JoinResult(done, result.member_id))
+
+        group.record = group.classic.record(group.changed_ms)
+        self._table.log.store([(GroupKey(group.name), records.encode_group(group.record))], stored)
 
     def _take_over(self, group: Group) -> None:
         """A group that the broker shared out for goes on by the classic protocol once it is empty."""
@@ -91,7 +123,7 @@ class ClassicMembers:
         if classic.state == EMPTY and classic.generation != max(group.stored, 0):
             self._store(group)
         if classic.is_unused and group.stored < 0 and not group.offsets:
-            self._table.groups.pop(group.name, None)  # a join that was refused leaves nothing behind
+            self._table.forget(group)  # a join that was refused leaves nothing behind
         else:
             group.has_changed(self._table.now())
             self._table.schedule(group)
@@ -100,14 +132,17 @@ class ClassicMembers:
         classic, generation, table = group.classic, group.classic.generation, self._table
         group.stored = generation
         group.changed_ms = table.wall_ms()
+        before, group.record = group.record, classic.record(group.changed_ms)
+        record = group.record
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, Acked):
                 classic.stored(generation, table.now())
             else:
                 group.stored = -1
+                if group.record is record:
+                    group.record = before
                 classic.not_stored(generation, table.now())
             table.schedule(group)
 
-        value = records.encode_group(classic.record(group.changed_ms))
-        table.log.store([(GroupKey(group.name), value)], stored)
+        table.log.store([(GroupKey(group.name), records.encode_group(record))], stored)

@@ -57,7 +57,7 @@ class ConsumerMembers:
     def _tidy(self, group: Group) -> None:
         """A join that was refused leaves nothing behind."""
         if group.consumer is None and group.classic.is_unused and group.stored < 0 and not group.offsets:
-            self._table.groups.pop(group.name, None)
+            self._table.forget(group)
 
     def _consumer(self, group: Group, *, is_join: bool) -> ConsumerGroup:
         """The group's machine; a classic group gets one when the first member of the new protocol comes."""

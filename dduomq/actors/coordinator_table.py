@@ -34,6 +34,7 @@ from dduomq.limits import GROUP_NAME_CHARACTERS_MAX, GROUPS_PER_COORDINATOR_MAX
 from dduomq.ports import Clock, Rng
 
 CLASSIC, CONSUMER = "classic", "consumer"
+NOT_THERE = object()
 
 
 @attrs.frozen
@@ -62,14 +63,17 @@ class Group:
     """One group: its members, and how far it has come."""
 
     __slots__ = (
-        "alarm_at", "changed_ms", "classic", "consumer", "name", "offsets", "parked", "stored", "version", "watching",
+        "alarm_at", "changed_ms", "classic", "consumer", "name", "offsets", "on_their_way", "parked", "record",
+        "stored", "version", "watching",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.classic = ClassicGroup(name)
         self.consumer: ConsumerGroup | None = None  # set while the broker shares out
-        self.offsets: dict[Place, Committed] = {}
+        self.offsets: dict[Place, Committed] = {}  # those that are stored
+        self.on_their_way: dict[Place, Committed | None] = {}  # the newest that are not; None: to be forgotten
+        self.record: records.GroupRecord | None = None  # of the classic members, as it is in the log, or on its way
         self.stored = -1  # the classic generation whose record is in the log, or on its way
         self.changed_ms = 0
         self.alarm_at = NEVER  # when its time-outs are looked at next
@@ -99,6 +103,7 @@ class Group:
             self.classic.close(CoordinatorNotAvailable("the group is shared out by the broker from now on"))
             generation, self.classic, self.stored = self.classic.generation, ClassicGroup(self.name), -1
             self.classic.generation = generation
+            self.record = None
         self.consumer = consumer
 
     def next_due(self) -> float:
@@ -107,19 +112,45 @@ class Group:
         return min(due, waiting, *(parked.deadline for parked in self.watching), NEVER)
 
     def everything(self) -> list[Entry]:
-        """All entries that are so."""
+        """All entries that are so once what is on its way is stored."""
+        offsets = {**self.offsets, **self.on_their_way}
         entries: list[Entry] = [
-            (OffsetKey(self.name, place), records.encode_offset(held)) for place, held in self.offsets.items()
+            (OffsetKey(self.name, place), records.encode_offset(held))
+            for place, held in offsets.items()
+            if held is not None
         ]
         if self.consumer is not None:
             entries += self.consumer.everything(self.changed_ms)
-        elif self.stored >= 0 and self.stored == self.classic.generation:
-            entries.append((GroupKey(self.name), records.encode_group(self.classic.record(self.changed_ms))))
+        elif self.record is not None:
+            entries.append((GroupKey(self.name), records.encode_group(self.record)))
         return entries
 
     def tombstones(self) -> list[Entry]:
         """What ends it."""
-        return [*((OffsetKey(self.name, place), None) for place in self.offsets), (GroupKey(self.name), None)]
+        places = {**self.offsets, **self.on_their_way}
+        return [*((OffsetKey(self.name, place), None) for place in places), (GroupKey(self.name), None)]
+
+    # --- offsets ------------------------------------------------------------------------------------
+
+    def newest(self, place: Place) -> Committed | None:
+        """What was committed last, stored or not."""
+        return self.on_their_way.get(place, self.offsets.get(place))
+
+    def send(self, offsets: Mapping[Place, Committed | None]) -> None:
+        """These are on their way into the log."""
+        self.on_their_way.update(offsets)
+
+    def arrived(self, offsets: Mapping[Place, Committed | None], *, is_stored: bool) -> None:
+        """They are stored, in the order they were sent, or they could not be."""
+        for place, committed in offsets.items():
+            if self.on_their_way.get(place, NOT_THERE) is committed:
+                del self.on_their_way[place]
+            if not is_stored:
+                continue
+            if committed is None:
+                self.offsets.pop(place, None)
+            else:
+                self.offsets[place] = committed
 
     # --- looking ------------------------------------------------------------------------------------
 
@@ -190,6 +221,16 @@ class GroupTable:
             group = self.groups[name] = Group(name)
             group.changed_ms = self.wall_ms()
         return group
+
+    def forget(self, group: Group) -> None:
+        """It is no more: who waits for news of it is told. Another one of the name begins anew."""
+        if self.groups.get(group.name) is group:
+            del self.groups[group.name]
+        gone = GroupNotFound(f"group {group.name!r} has been deleted")
+        for waiting in (*group.parked.values(), *group.watching):
+            if not waiting.reply.done:
+                waiting.reply.fail(gone)
+        group.parked, group.watching = {}, []
 
     def ready(self, name: str, *, create: bool = False) -> Group:
         """The group; raises while the log is being read, and for one that is not there."""

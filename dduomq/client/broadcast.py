@@ -122,10 +122,11 @@ class BroadcastLife:
                 if held is not None:
                     self._feed.remove(held)
                 offset = self._file.get(topic, topic_id, partition)
+                is_kept = offset is not None or self._options.start == "earliest"
                 if offset is None:
                     offset = await find_offset(self._ask, topic, partition, self._options.start, GRACE_MS)
                 positions[place] = offset
-                self._feed.add(Part(topic_id, topic, partition, offset, self._deserialize))
+                self._feed.add(Part(topic_id, topic, partition, offset, self._deserialize, is_committed=is_kept))
         if positions:
             await self._tell(Assigned(positions))
 

@@ -73,6 +73,7 @@ class Feed:
         part.scope.cancel()
         if self.parts.get(part.id) is part:
             del self.parts[part.id]
+        part.wake()
         if part.stream is not None:
             self._tasks.start_soon(part.stream.end, Credit(part.stream.correlation, -1))
 
@@ -122,11 +123,13 @@ class Feed:
         )
         try:
             connection: Connection = await self._connection()
-            stream = await connection.open_stream(push, on_frame)
+            with anyio.CancelScope(shield=True):  # one that has left must be known, or nobody could end it
+                stream = await connection.open_stream(push, on_frame)
         except DduomqError as error:
             return error
+        assert stream is not None
         if part.is_closed or part.decoder.position != position:
-            await stream.end(Credit(stream.correlation, -1))
+            self._tasks.start_soon(stream.end, Credit(stream.correlation, -1))
             return None
         part.restart(stream)
         on_frame()

@@ -94,17 +94,24 @@ class Consumer:
         """What was handed out before is done, where that goes without saying."""
         if self._options.auto_ack:
             for record in self._handed:
-                record._part.done(record.offset)
+                record.done()
         self._handed.clear()
 
-    async def _hold_back(self) -> None:
-        if self._options.max_in_flight is not None:
-            while sum(part.progress.in_flight for part in self._feed.parts.values()) >= self._options.max_in_flight:
+    async def _room(self, wanted: int) -> int:
+        """How many records may be handed out now, of those that are wanted; waits until it is one at least."""
+        most = self._options.max_in_flight
+        if most is not None:
+            while (busy := sum(part.progress.in_flight for part in self._feed.parts.values())) >= most:
                 await self._feed.work_ended()
+            wanted = min(wanted, most - busy)
         if self._options.rate is not None:
-            now = anyio.current_time()
-            await anyio.sleep(max(0.0, self._next_at - now))
-            self._next_at = max(now, self._next_at) + 1 / self._options.rate
+            await anyio.sleep(max(0.0, self._next_at - anyio.current_time()))
+        return wanted
+
+    def _took(self, count: int) -> None:
+        """So many were handed out: the next ones come no sooner than the rate allows."""
+        if self._options.rate is not None:
+            self._next_at = max(anyio.current_time(), self._next_at) + count / self._options.rate
 
     async def pull(self, max_records: int = 500, timeout: float | None = None) -> list[GroupRecord]:
         """Up to `max_records` that are here, or the first to come; [] after `timeout` seconds without any.
@@ -115,10 +122,12 @@ class Consumer:
         found: list[GroupRecord] = []
         with anyio.move_on_after(timeout):
             while not found:
-                while len(found) < max_records and (record := self._feed.next()) is not None:
+                room = await self._room(max_records)
+                while len(found) < room and (record := self._feed.next()) is not None:
                     found.append(record)  # type: ignore[arg-type]  # the feed's are GroupRecords
                 if not found:
                     await self._feed.wait()
+        self._took(len(found))
         self._handed += found
         return found
 
@@ -145,9 +154,10 @@ class Consumer:
         limited = self._options.rate is not None or self._options.max_in_flight is not None
         while True:
             if limited:
-                await self._hold_back()
+                await self._room(1)
             record = self._feed.next()
             if record is not None:
+                self._took(1)
                 return record
             await self._feed.wait()
 

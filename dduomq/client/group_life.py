@@ -17,7 +17,14 @@ from dduomq.client.feed import Feed
 from dduomq.client.group_events import Assigned, CommitRefused, Committed, Event, Lost, Moved, Revoked
 from dduomq.client.member import OUT, Membership, Moves, Place, Subscription
 from dduomq.client.part import Part
-from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, StaleMemberEpoch, from_code
+from dduomq.errors import (
+    DduomqError,
+    NetworkError,
+    OutcomeUnknown,
+    StaleMemberEpoch,
+    UnknownTopicOrPartition,
+    from_code,
+)
 from dduomq.wire import native
 from dduomq.wire.native_groups import (
     JOIN,
@@ -74,6 +81,8 @@ class GroupLife:
         self._committing = anyio.Lock()
         self._heard_at = 0.0
         self._incarnation = 0  # counts how often all was lost
+        self._beginning: dict[Place, object] = {}  # partitions that are ours and not read yet, with whose turn it is
+        self._is_leaving = False
         self.joined = anyio.Event()
 
     # --- heartbeats ---------------------------------------------------------------------------------
@@ -97,7 +106,6 @@ class GroupLife:
                 continue
             self._heard_at = sent_at
             await self._move(self._membership.answered(answer))
-            self.joined.set()
 
     async def _watch_session(self) -> None:
         """When the broker may have put us out, all is lost: by our clock no later than by its own."""
@@ -146,6 +154,7 @@ class GroupLife:
         """The group has gone on without us."""
         self._membership.lose()
         self._incarnation += 1
+        self._beginning.clear()
         lost = tuple(self._feed.parts.values())
         for part in lost:
             part.is_lost = True
@@ -156,32 +165,62 @@ class GroupLife:
     # --- partitions ---------------------------------------------------------------------------------
 
     async def _move(self, moves: Moves) -> None:
+        """Begin and give up beside the heartbeats: neither a slow callback nor a partition that is away stops those."""
+        for place in moves.revoked:
+            self._beginning.pop(place, None)
         if moves.revoked:
             held = self._feed.parts
             parts = [part for place in moves.revoked if (part := held.get(place[1:])) and part.topic_id == place[0]]
             self._feed.stop(parts)
             self._tasks.start_soon(self._give_up, moves.revoked, parts)
         if moves.assigned:
-            await self._begin(moves.assigned)
+            turn = object()
+            self._beginning.update(dict.fromkeys(moves.assigned, turn))
+            self._tasks.start_soon(self._begin, moves.assigned, turn)
+        else:
+            self.joined.set()
 
-    async def _begin(self, places: Sequence[Place]) -> None:
-        incarnation = self._incarnation
+    async def _begin(self, places: Sequence[Place], turn: object) -> None:
+        """Read these partitions, each from where the group is in it, or else from where the consumer wants to begin."""
         topics = tuple(sorted({topic for _, topic, _ in places}))
         found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
         committed = {(part.topic, part.partition): part.offset for part in found.offsets}
         positions = {}
-        for topic_id, topic, partition in places:
-            offset = committed.get((topic, partition))
-            if offset is None:
-                offset = await self._start_of(topic, partition)
-            if incarnation != self._incarnation:
-                return
-            positions[topic, partition] = offset
-            before = self._feed.parts.get((topic, partition))
-            if before is not None:  # of a topic that was deleted and made again
-                self._feed.remove(before)
-            self._feed.add(Part(topic_id, topic, partition, offset, self._deserialize))
-        await self._tell(Assigned(positions))
+        for place in places:
+            offset = committed.get(place[1:])
+            start = offset
+            if start is None:
+                start = await self._start_of(place, turn, tries=1)
+            if start is not None and self._add(place, turn, start, is_committed=offset is not None or self._is_early):
+                positions[place[1:]] = start
+            elif start is None:
+                self._tasks.start_soon(self._begin_later, place, turn)
+        if positions:
+            await self._tell(Assigned(positions))
+        self.joined.set()
+
+    async def _begin_later(self, place: Place, turn: object) -> None:
+        """A partition that is away just now, and holds up none of the others."""
+        start = await self._start_of(place, turn)
+        if start is not None and self._add(place, turn, start, is_committed=self._is_early):
+            await self._tell(Assigned({place[1:]: start}))
+
+    @property
+    def _is_early(self) -> bool:
+        """Whoever comes after us would begin there too, without a commit; any other start is kept at once."""
+        return self._options.start == "earliest"
+
+    def _add(self, place: Place, turn: object, offset: int, *, is_committed: bool) -> bool:
+        """False if it is not ours any more."""
+        if self._beginning.get(place) is not turn:
+            return False
+        del self._beginning[place]
+        topic_id, topic, partition = place
+        before = self._feed.parts.get((topic, partition))
+        if before is not None:  # of a topic that was deleted and made again
+            self._feed.remove(before)
+        self._feed.add(Part(topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed))
+        return True
 
     async def _surely(self, body: object, answer: type[T]) -> T:
         """Ask until there is an answer, or one that will not change."""
@@ -194,14 +233,21 @@ class GroupLife:
                     raise
             await anyio.sleep(AGAIN_S)
 
-    async def _start_of(self, topic: str, partition: int) -> int:
-        while True:
+    async def _start_of(self, place: Place, turn: object, tries: int | None = None) -> int | None:
+        """Where the consumer wants to begin; None if that could not be found in so many tries, or is not wanted."""
+        _, topic, partition = place
+        while self._beginning.get(place) is turn:
             try:
                 return await find_offset(self._ask, topic, partition, self._options.start, GRACE_MS)
             except DduomqError as error:
-                if not error.retriable and not isinstance(error, NetworkError):
+                is_gone = isinstance(error, UnknownTopicOrPartition)  # deleted: the group will hear of it
+                if not error.retriable and not is_gone and not isinstance(error, NetworkError):
                     raise
+            tries = None if tries is None else tries - 1
+            if tries == 0:
+                return None
             await anyio.sleep(AGAIN_S)
+        return None
 
     async def elsewhere(self, part: Part) -> int:
         """Where to go on in a partition whose next record is not there: at its start, or at the end, if that is
@@ -223,6 +269,7 @@ class GroupLife:
         if incarnation != self._incarnation:
             return  # all was lost meanwhile: there is nothing to let go
         for part in parts:
+            part.is_lost = True  # what has not begun must not begin any more
             self._feed.remove(part)
         if parts:
             await self._tell(Revoked(tuple(part.id for part in parts)))
@@ -243,20 +290,35 @@ class GroupLife:
         for _ in range(COMMIT_TRIES):
             if await self._commit_once(parts):
                 return
+            if self._is_leaving:
+                await self._catch_up()
             await anyio.sleep(AGAIN_S)
+
+    async def _catch_up(self) -> None:
+        """Learn the group's epoch once more, when nobody here sends heartbeats any more."""
+        self._membership.doubt()
+        try:
+            plain, _ = await self._ask(self._membership.beat(), GRACE_MS)
+        except OUT:
+            self._membership.lose()
+        except DduomqError:
+            return  # the next try may be luckier
+        else:
+            self._membership.answered(native.from_plain(GroupHeartbeatAnswer, plain))
 
     async def _commit_once(self, parts: Iterable[Part]) -> bool:
         """True if nothing is left to commit, or will be by trying again."""
         async with self._committing:
             for is_rewound in (False, True):
-                todo = {part: part.progress.position for part in parts if part.is_rewound == is_rewound}
+                mine = [part for part in parts if part.is_rewound == is_rewound and not part.is_lost]
+                todo = {part: part.progress.position for part in mine}
                 todo = {part: at for part, at in todo.items() if at != part.progress.committed}
                 if todo and not await self._commit_these(todo, rewind=is_rewound):
                     return False
         return True
 
     async def _commit_these(self, todo: dict[Part, int], *, rewind: bool) -> bool:
-        membership = self._membership
+        membership, turns = self._membership, [part.turn for part in todo]
         parts = tuple(CommitPart(*part.id, offset, topic_id=part.topic_id) for part, offset in todo.items())
         body = CommitOffsets(self._options.said.group, membership.member_id, membership.epoch, parts, rewind)
         try:
@@ -264,6 +326,7 @@ class GroupLife:
         except OUT:
             return True  # the next heartbeat says so, too
         except StaleMemberEpoch:
+            membership.doubt()
             self._changed.set()
             return False
         except DduomqError as error:
@@ -271,16 +334,21 @@ class GroupLife:
                 raise
             return False
         results = native.from_plain(OffsetsCommitted, plain).parts
-        await self._committed(todo, [from_code(r.code, r.message or "") if r.code else None for r in results])
-        return True
+        errors = [from_code(r.code, r.message or "") if r.code else None for r in results]
+        await self._committed(todo, turns, errors)
+        return not any(error is not None and error.retriable for error in errors)
 
-    async def _committed(self, todo: dict[Part, int], errors: Sequence[DduomqError | None]) -> None:
+    async def _committed(
+        self, todo: dict[Part, int], turns: Sequence[int], errors: Sequence[DduomqError | None]
+    ) -> None:  # fmt: skip
+        """`turns`: those of the parts when the question left; whoever has sought since has more to commit."""
         taken = {}
-        for (part, offset), error in zip(todo.items(), errors, strict=True):
+        for (part, offset), turn, error in zip(todo.items(), turns, errors, strict=True):
             if error is not None and error.retriable:
                 continue
-            part.progress.committed = offset
-            part.is_rewound = False
+            if part.turn == turn:
+                part.progress.committed = offset
+                part.is_rewound = False
             if error is None:
                 taken[part.id] = offset
             else:
@@ -292,6 +360,7 @@ class GroupLife:
 
     async def leave(self) -> None:
         """Commit, if that is wanted, and say good-bye."""
+        self._is_leaving = True
         parts = list(self._feed.parts.values())
         self._feed.stop(parts)
         if self._options.auto_commit:

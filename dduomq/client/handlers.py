@@ -100,6 +100,8 @@ class _Lanes:
                     if isawaitable(result):
                         await result
             except Exception:
+                if record.is_lost:  # another member has it, or will
+                    return
                 if tries >= self._options.retries:
                     raise
                 await anyio.sleep(min(self._options.backoff * 2**tries, BACKOFF_MAX_S))

@@ -97,6 +97,10 @@ class Membership:
         self.owned.difference_update(places)
         self._is_in_doubt = True
 
+    def doubt(self) -> None:
+        """The next heartbeat says everything again: the broker may have moved on without our knowing."""
+        self._is_in_doubt = True
+
     def failed(self, error: DduomqError) -> bool:
         """True if the group has gone on without it: all is lost, and it joins again. Else it asks again."""
         self._is_in_doubt = True

@@ -18,8 +18,9 @@ TopicPartition: TypeAlias = tuple[str, int]
 class GroupRecord(Record):
     """A record of a consumer: it knows whose work it is."""
 
-    __slots__ = ("_part",)
+    __slots__ = ("_part", "_turn")
     _part: "Part"
+    _turn: int
 
     @property
     def is_lost(self) -> bool:
@@ -28,7 +29,12 @@ class GroupRecord(Record):
 
     async def ack(self) -> None:
         """The work on it has ended. Saying so twice does nothing; nor does it after its partition has gone."""
-        self._part.done(self.offset)
+        self.done()
+
+    def done(self) -> None:
+        """The same, for the consumer. What was handed out before a `seek` says nothing about what came after it."""
+        if self._turn == self._part.turn:
+            self._part.done(self.offset)
 
 
 class Part:
@@ -36,14 +42,17 @@ class Part:
 
     __slots__ = (
         "_idle", "_owed", "at", "batch", "cost", "decoder", "id", "is_closed", "is_lost", "is_paused", "is_queued",
-        "is_rewound", "on_done", "progress", "scope", "stream", "topic_id",
+        "is_rewound", "on_done", "progress", "scope", "stream", "topic_id", "turn",
     )  # fmt: skip
 
-    def __init__(self, topic_id: str, topic: str, partition: int, offset: int, deserialize: Any) -> None:
+    def __init__(
+        self, topic_id: str, topic: str, partition: int, offset: int, deserialize: Any, *, is_committed: bool = True
+    ) -> None:  # fmt: skip
         self.topic_id = topic_id
         self.id: TopicPartition = (topic, partition)
         self.decoder = Decoder(topic, partition, offset, deserialize, GroupRecord)
-        self.progress = Progress(offset)
+        self.progress = Progress(offset, is_committed=is_committed)
+        self.turn = 0  # counts the seeks
         self.stream: AnswerStream | None = None
         self.scope = anyio.CancelScope()
         self.batch: list[Record] = []
@@ -82,7 +91,8 @@ class Part:
         record = self.batch[self.at]
         self.at += 1
         self.progress.hand_out(record.offset)
-        record._part = self  # type: ignore[attr-defined]  # the decoder makes GroupRecords
+        assert isinstance(record, GroupRecord)
+        record._part, record._turn = self, self.turn
         return record
 
     def owed(self, at_least: int) -> int:
@@ -95,6 +105,10 @@ class Part:
     def done(self, offset: int) -> None:
         """The work on a record has ended."""
         self.progress.done(offset)
+        self.wake()
+
+    def wake(self) -> None:
+        """Less is being worked on than before: whoever waits for that looks again."""
         if self.on_done is not None:
             self.on_done()
         if self._idle is not None and not self.progress.in_flight:
@@ -115,9 +129,11 @@ class Part:
     def seek(self, offset: int) -> None:
         """Go on at `offset`, forward or back; what has come is forgotten."""
         self.is_rewound = True
+        self.turn += 1
         self.drop()
         self.decoder.seek(offset)
         self.progress.seek(offset)
+        self.wake()
 
     def drop(self) -> None:
         """Forget what has come and is not handed out."""

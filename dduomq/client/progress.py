@@ -11,12 +11,14 @@ class Progress:
     """Offsets are handed out in rising order, and done in any."""
 
     __slots__ = ("_handed_to", "_open", "_order", "committed")
+    committed: int | None
 
-    def __init__(self, offset: int) -> None:
+    def __init__(self, offset: int, *, is_committed: bool = True) -> None:
+        """`is_committed`: the group, or whoever keeps the place, has that offset already."""
         self._order: deque[int] = deque()
         self._open: set[int] = set()
         self._handed_to = offset
-        self.committed = offset
+        self.committed = offset if is_committed else None
 
     def hand_out(self, offset: int) -> None:
         """A record is being worked on."""

@@ -17,6 +17,7 @@ from dduomq.errors import (
     GroupFull,
     IllegalGeneration,
     InconsistentProtocol,
+    InvalidRequest,
     InvalidSessionTimeout,
     MemberIdRequired,
     RebalanceInProgress,
@@ -28,11 +29,13 @@ from dduomq.limits import (
     GROUP_MEMBERS_MAX,
     INITIAL_REBALANCE_DELAY_MS,
     MEMBER_METADATA_BYTES_MAX,
+    MEMBER_NAME_CHARACTERS_MAX,
     MEMBER_PROTOCOLS_MAX,
     SESSION_TIMEOUT_MS_MAX,
     SESSION_TIMEOUT_MS_MIN,
 )
 
+CLIENT_ID_CHARACTERS = 200  # of it in a member's id
 EMPTY, PREPARING, COMPLETING, STABLE = "Empty", "PreparingRebalance", "CompletingRebalance", "Stable"
 
 
@@ -41,13 +44,14 @@ class ClassicGroup:
 
     __slots__ = (
         "_complete_at", "_delay_until", "_pending", "_stored_generation", "generation", "leader", "members", "name",
-        "protocol", "protocol_type", "state",
+        "protocol", "protocol_type", "replaced", "state",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = EMPTY
         self.generation = 0
+        self.replaced = 0  # counts the static members that have become other processes
         self.protocol_type = ""
         self.protocol: str | None = None
         self.leader: str | None = None
@@ -98,7 +102,7 @@ class ClassicGroup:
             return self._replace(held, request, new_id(), now, answer)
         if len(self.members) + len(self._pending) >= GROUP_MEMBERS_MAX:
             raise GroupFull(f"group {self.name!r} has {GROUP_MEMBERS_MAX} members, not more")
-        member_id = f"{request.instance_id or request.client_id}-{new_id()}"
+        member_id = f"{request.instance_id or request.client_id[:CLIENT_ID_CHARACTERS]}-{new_id()}"
         if request.needs_id and request.instance_id is None:
             self._pending[member_id] = now + request.session_ms / 1000
             answer(JoinResult(MemberIdRequired(), member_id))
@@ -111,6 +115,8 @@ class ClassicGroup:
                 f"session.timeout.ms={request.session_ms} can't be: "
                 f"{SESSION_TIMEOUT_MS_MIN} to {SESSION_TIMEOUT_MS_MAX} is allowed"
             )
+        if len(request.instance_id or "") > MEMBER_NAME_CHARACTERS_MAX:
+            raise InvalidRequest(f"a group.instance.id has at most {MEMBER_NAME_CHARACTERS_MAX} characters")
         if not request.protocol_type or not request.protocols:
             raise InconsistentProtocol("a member must name at least one way to share the partitions")
         size = sum(len(name) + len(metadata) for name, metadata in request.protocols)
@@ -130,10 +136,10 @@ class ClassicGroup:
 
     def _known(self, request: JoinRequest) -> Member:
         member_id = request.member_id
+        self._check_instance(member_id, request.instance_id)
         if self._pending.pop(member_id, None) is not None:
             return self._new(member_id, request)
         member = self.members.get(member_id)
-        self._check_instance(member_id, request.instance_id)
         if member is None:
             raise UnknownMember(f"group {self.name!r} does not know member {member_id!r}")
         return member
@@ -158,6 +164,7 @@ class ClassicGroup:
             held.on_join(JoinResult(FencedInstance(), held.member_id))
         if held.on_sync is not None:
             held.on_sync(SyncResult(FencedInstance()))
+        self.replaced += 1
         old_id, held.on_join, held.on_sync = held.member_id, None, None
         held.member_id = f"{request.instance_id}-{suffix}"
         self.members = {member.member_id: member for member in self.members.values()}

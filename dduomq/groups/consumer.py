@@ -45,6 +45,7 @@ from dduomq.limits import (
     CONSUMER_SESSION_TIMEOUT_MS,
     GROUP_MEMBERS_MAX,
     MEMBER_METADATA_BYTES_MAX,
+    MEMBER_NAME_CHARACTERS_MAX,
     MEMBER_TOPICS_MAX,
     SESSION_TIMEOUT_MS_MAX,
     SESSION_TIMEOUT_MS_MIN,
@@ -277,8 +278,11 @@ class ConsumerGroup:
     ) -> Mapping[str, frozenset[Place]]:  # fmt: skip
         """What the assignor says; a user's own that fails, or leaves out or doubles a partition, is not followed."""
         self.complaint = None
-        if self.assignor not in self._own:
+        if self.assignor in assignors.ASSIGNORS:
             return assignors.find_assignor(self.assignor)(subscribers, topics)
+        if self.assignor not in self._own:
+            self.complaint = f"assignor {self.assignor!r} is not known to this node any more"
+            return assignors.find_assignor(assignors.DEFAULT)(subscribers, topics)
         wanted = {(topic.topic_id, at) for topic in topics.values() for at in range(topic.partitions)}
         try:
             target = self._own[self.assignor](subscribers, topics)
@@ -300,7 +304,8 @@ class ConsumerGroup:
 
     def _elected(self) -> str:
         """The assignor that most members prefer; the group's last one if nobody says."""
-        votes = Counter(member.said.assignor for member in self.members.values() if member.said.assignor is not None)
+        asked = (member.said.assignor for member in self.members.values())
+        votes = Counter(name for name in asked if name and (name in self._own or name in assignors.ASSIGNORS))
         if not votes:
             return self.assignor
         return max(sorted(votes), key=lambda name: votes[name])
@@ -380,8 +385,7 @@ class ConsumerGroup:
             self._dirty[ConsumersKey(self.name)] = None
 
     def _forget(self, member: ConsumerMember) -> None:
-        for place in member.held:
-            self._holders.pop(place, None)
+        self._release(member)
         del self.members[member.member_id]
         self._mark(records.MEMBER, member.member_id)
         self._mark(records.CURRENT, member.member_id)
@@ -473,8 +477,7 @@ class ConsumerGroup:
             self._release(member)
             member.restore(records.decode_current(value))
             self._holders.update(dict.fromkeys(member.held, key.member_id))
-            if member.state == REVOKING:
-                member.revoke_due = now + member.said.rebalance_ms / 1000
+            member.revoke_due = now + member.said.rebalance_ms / 1000 if member.state == REVOKING else NEVER
 
     def _release(self, member: ConsumerMember) -> None:
         for place in member.held:
@@ -486,6 +489,9 @@ def _check_size(beat: Beat) -> None:
     topics = beat.topics or ()
     if len(topics) > MEMBER_TOPICS_MAX:
         raise InvalidRequest(f"{len(topics)} topics; a member may name {MEMBER_TOPICS_MAX}")
+    for name in (beat.member_id, beat.instance_id, beat.zone, beat.assignor):
+        if name is not None and len(name) > MEMBER_NAME_CHARACTERS_MAX:
+            raise InvalidRequest(f"a member's ids and names have at most {MEMBER_NAME_CHARACTERS_MAX} characters")
     texts = (beat.member_id, beat.instance_id, beat.zone, beat.assignor, beat.pattern, *topics)
     size = sum(len(text) for text in texts if text is not None)
     size += sum(len(name) + len(metadata) for name, metadata in beat.classic or ())

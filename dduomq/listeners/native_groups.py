@@ -35,6 +35,8 @@ from dduomq.listeners.services import Services
 from dduomq.wire import native
 from dduomq.wire import native_groups as wire
 
+LEADER_EPOCHS = 2**31
+
 
 async def _coordinator(services: Services, context: Context, group: str, operation: Operation) -> Mailbox:
     services.gate.admit(context, operation, f"group:{group}")
@@ -108,6 +110,8 @@ async def _committed(services: Services, context: Context, part: wire.CommitPart
     mailbox = services.routes.partition(part.topic, part.partition)
     if len(part.metadata) > OFFSET_METADATA_CHARACTERS_MAX:
         raise OffsetMetadataTooLarge(f"{len(part.metadata)} characters; {OFFSET_METADATA_CHARACTERS_MAX} is the most")
+    if not -1 <= part.leader_epoch < LEADER_EPOCHS:
+        raise InvalidRequest(f"leader epoch {part.leader_epoch} can't be")
     if part.offset < 0:
         raise InvalidRequest(f"offset {part.offset} can't be committed: offsets begin at 0")
     state: PartitionState = await ask(mailbox, lambda reply: Describe(reply=reply))
