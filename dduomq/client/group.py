@@ -71,6 +71,7 @@ class Consumer:
         self._listeners: list[deque[Event]] = []
         self._past: deque[Event] = deque(maxlen=EVENTS_MAX)
         self._told = anyio.Event()
+        self._calling = anyio.Lock()
         self._next_at = 0.0
 
     def bind(self, feed: Feed, life: Life) -> None:
@@ -214,9 +215,10 @@ class Consumer:
         told.set()
         callback, argument = self._callback(event)
         if callback is not None:
-            result = callback(argument)
-            if isawaitable(result):
-                await result
+            async with self._calling:  # in the order in which it happened
+                result = callback(argument)
+                if isawaitable(result):
+                    await result
 
     def _callback(self, event: Event) -> tuple[Callback | None, Any]:
         match event:

@@ -5,7 +5,7 @@ only when the work on it has ended (or its time has run out) and is committed; a
 the member owns what it commits.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import anyio
@@ -185,42 +185,47 @@ class GroupLife:
         topics = tuple(sorted({topic for _, topic, _ in places}))
         found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
         committed = {(part.topic, part.partition): part.offset for part in found.offsets}
-        positions = {}
+        starts: dict[Place, tuple[int, bool]] = {}
         for place in places:
             offset = committed.get(place[1:])
-            start = offset
-            if start is None:
-                start = await self._start_of(place, turn, tries=1)
-            if start is not None and self._add(place, turn, start, is_committed=offset is not None or self._is_early):
-                positions[place[1:]] = start
-            elif start is None:
+            if offset is not None:
+                starts[place] = offset, True
+                continue
+            start = await self._start_of(place, turn, tries=1)
+            if start is not None:
+                starts[place] = start, self._is_early
+            else:
                 self._tasks.start_soon(self._begin_later, place, turn)
-        if positions:
-            await self._tell(Assigned(positions))
+        await self._add(starts, turn)
         self.joined.set()
 
     async def _begin_later(self, place: Place, turn: object) -> None:
         """A partition that is away just now, and holds up none of the others."""
         start = await self._start_of(place, turn)
-        if start is not None and self._add(place, turn, start, is_committed=self._is_early):
-            await self._tell(Assigned({place[1:]: start}))
+        if start is not None:
+            await self._add({place: (start, self._is_early)}, turn)
+
+    async def _add(self, starts: Mapping[Place, tuple[int, bool]], turn: object) -> None:
+        """Read those that are still ours, and tell so, before anything else can happen to them.
+
+        `starts`: the first offset, and whether the group has it already.
+        """
+        ours = {place: start for place, start in starts.items() if self._beginning.get(place) is turn}
+        for place, (offset, is_committed) in ours.items():
+            del self._beginning[place]
+            topic_id, topic, partition = place
+            before = self._feed.parts.get((topic, partition))
+            if before is not None:  # of a topic that was deleted and made again
+                self._feed.remove(before)
+            part = Part(topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed)
+            self._feed.add(part)
+        if ours:
+            await self._tell(Assigned({place[1:]: offset for place, (offset, _) in ours.items()}))
 
     @property
     def _is_early(self) -> bool:
         """Whoever comes after us would begin there too, without a commit; any other start is kept at once."""
         return self._options.start == "earliest"
-
-    def _add(self, place: Place, turn: object, offset: int, *, is_committed: bool) -> bool:
-        """False if it is not ours any more."""
-        if self._beginning.get(place) is not turn:
-            return False
-        del self._beginning[place]
-        topic_id, topic, partition = place
-        before = self._feed.parts.get((topic, partition))
-        if before is not None:  # of a topic that was deleted and made again
-            self._feed.remove(before)
-        self._feed.add(Part(topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed))
-        return True
 
     async def _surely(self, body: object, answer: type[T]) -> T:
         """Ask until there is an answer, or one that will not change."""
