@@ -15,6 +15,8 @@
 | Stored | partition | nothing | nothing | a batch of records is in the log, or could not be |
 | PieceFound | partition | nothing | nothing | where messages lie that are due is known |
 | PieceRead | disk | nothing | nothing | they have been read |
+| HeadFound | partition | nothing | nothing | where the log's first piece lies, which is to be cleaned away |
+| HeadRead | disk | nothing | nothing | what is in it |
 | Sent | partition | nothing | nothing | a target has a batch, or has refused it |
 
 Always true: a message that was acknowledged is in the log; whoever replays the log has the same state; none comes
@@ -29,10 +31,13 @@ from dduomq.actors.actor import Actor, Mailbox, Message
 from dduomq.actors.alarms import Alarm
 from dduomq.actors.journal import NEVER, Begun, Fetched, Journal, JournalWorld, Loaded, Stored
 from dduomq.actors.partition_messages import Acked
+from dduomq.actors.wheel_cleaning import WheelCleaning
 from dduomq.actors.wheel_firing import WheelFiring, WheelWorld
 from dduomq.actors.wheel_messages import (
     CancelDelayed,
     FindDelayed,
+    HeadFound,
+    HeadRead,
     ListDelayed,
     Park,
     ParkedMessages,
@@ -59,7 +64,18 @@ LOOK_S = 1.0  # the wall clock may be set: how far it is to the next time is loo
 class WheelActor(Actor):
     """`number` is the partition's."""
 
-    __slots__ = ("_alarm_at", "_early", "_failure", "_firing", "_journal", "_number", "_reader", "_replay", "_world")
+    __slots__ = (
+        "_alarm_at",
+        "_cleaning",
+        "_early",
+        "_failure",
+        "_firing",
+        "_journal",
+        "_number",
+        "_reader",
+        "_replay",
+        "_world",
+    )
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Park: "_on_park",
         Unpark: "_on_unpark",
@@ -74,6 +90,8 @@ class WheelActor(Actor):
         Stored: "_on_stored",
         PieceFound: "_on_piece_found",
         PieceRead: "_on_piece_read",
+        HeadFound: "_on_head_found",
+        HeadRead: "_on_head_read",
         Sent: "_on_sent",
     }
 
@@ -87,6 +105,7 @@ class WheelActor(Actor):
         )
         self._reader = WheelReader(mailbox, partition, world.disk, self._damaged)
         self._firing = WheelFiring(mailbox, number, world, self._journal, self._reader, self._fail)
+        self._cleaning = WheelCleaning(mailbox, partition, world.disk, world.clock, self._journal, self._firing)
         self._replay = Replay(world.clock.wall_ms())
         self._early: list[Park] = []  # they came before the log was read
         self._failure: DduomqError | None = None
@@ -129,6 +148,12 @@ class WheelActor(Actor):
 
     def _on_piece_read(self, message: PieceRead) -> None:
         self._reader.read_done(message)
+
+    def _on_head_found(self, message: HeadFound) -> None:
+        self._cleaning.found(message)
+
+    def _on_head_read(self, message: HeadRead) -> None:
+        self._cleaning.read_done(message)
 
     def _damaged(self, offset: int, error: DduomqError) -> None:
         self._firing.damaged.add(offset)
@@ -286,11 +311,13 @@ class WheelActor(Actor):
         if self._failure is not None:
             failure, self._failure = self._failure, None
             self._reader.reset()
+            self._cleaning.reset()
             self._journal.restart(failure)
             self._failure = None  # whoever waited for a record has been told now, and complains again
             self._replay = Replay(self._world.clock.wall_ms())
         if self._journal.is_loaded:
             self._firing.go()
+            self._cleaning.go()
         self._journal.flush()
         self._set_alarm()
 
@@ -305,6 +332,7 @@ class WheelActor(Actor):
     async def quiesce(self) -> None:
         await self._journal.quiesce()
         await self._reader.quiesce()
+        await self._cleaning.quiesce()
 
 
 def _gone(pair: Pair) -> str:

@@ -5,7 +5,7 @@ sent again, the same, until its target has it or has surely refused it; a messag
 the topic of dead letters, with the reason.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import attrs
@@ -20,7 +20,7 @@ from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.delay import records
 from dduomq.delay.records import Fired, Parked, Target
 from dduomq.delay.timeline import Entry
-from dduomq.delay.wheel import Wheel
+from dduomq.delay.wheel import Wheel, entry_moved
 from dduomq.errors import CapacityReached, DduomqError, InvalidProducerEpoch, OutOfOrderSequence, Overloaded
 from dduomq.limits import DELAY_CACHE_BYTES_MAX, DELAY_ROUND_MESSAGES_MAX
 from dduomq.log.plog import PendingBatch
@@ -59,6 +59,7 @@ class _Sending:
     fired: Fired
     messages: tuple[Parked, ...] | None  # None until they have been read
     tries: int = 0
+    is_refused: bool = False  # it is surely not in its target
     again_at: float = NEVER
 
 
@@ -67,7 +68,8 @@ class WheelFiring:
 
     __slots__ = (
         "_ahead_at", "_cache", "_cache_bytes", "_delivered", "_fail", "_is_busy", "_journal", "_later", "_mailbox",
-        "_note_at", "_number", "_reader", "_retry_at", "_sending", "_world", "damaged", "wheel",
+        "_note_at", "_number", "_reader", "_retry_at", "_sending", "_world", "damaged", "is_held",
+        "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +100,7 @@ class WheelFiring:
         self._later: list[Entry] = []  # due, but there is nowhere to put them yet
         self._retry_at = NEVER
         self._ahead_at = 0.0  # when what is due soon is read next
+        self.is_held = False  # messages are being moved in the log
         self.damaged: set[int] = set()  # offsets of messages that can't be read any more
         self._sending = {to: _Sending(one.fired, None, again_at=0.0) for to, one in wheel.open.items()}
 
@@ -123,6 +126,43 @@ class WheelFiring:
             if message is not None:
                 self._cache_bytes -= size_of(message.key, message.value, message.headers)
 
+    # --- cleaning -----------------------------------------------------------------------------------
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether messages are between the timeline and their batch."""
+        return self._is_busy
+
+    def alive(self, pairs: Sequence[records.Pair]) -> set[int]:
+        """Which of these messages still count, by number."""
+        later = {entry.number for entry in self._later}
+        return self.wheel.alive(pairs) | {number for _, number in pairs if number in later}
+
+    def moved(self, moved: Mapping[int, tuple[int, int]]) -> None:
+        """They lie elsewhere in the log now."""
+        self.wheel.move(moved)
+        self._later = [entry_moved(entry, moved) for entry in self._later]
+
+    def positions_of(self, targets: Iterable[Target]) -> list[records.Position]:
+        """Where we are as a producer of these; topics that are gone are forgotten."""
+        found = []
+        for target in sorted(targets):
+            route = self._world.routes.table.get(target.topic)
+            if route is not None and route.record.topic_id == target.topic_id and target in self.wheel.sequences:
+                found.append(records.Position(target, *self.wheel.sequences[target]))
+            elif target not in self._sending:
+                self.wheel.sequences.pop(target, None)
+        return found
+
+    def let_go(self, fired: Fired) -> bool:
+        """Whether the record of this batch may leave the log; one that was surely refused gets another record."""
+        one = self._sending.get(fired.target)
+        if one is None or one.fired.offset != fired.offset:
+            return fired.offset not in self._delivered
+        if one.is_refused and one.again_at != NEVER:
+            self._reissue(one, fired.target, fired.reason)
+        return False
+
     # --- a round ------------------------------------------------------------------------------------
 
     def go(self) -> None:
@@ -135,14 +175,14 @@ class WheelFiring:
             self.wheel.give_back(later)
         if self._delivered and (self._note_at <= now):
             self._note()
-        if not self._is_busy and not self._reader.is_busy:
+        if not (self._is_busy or self.is_held or self._reader.is_busy):
             self._take()
 
     def next_at(self) -> float:
         """When there is something to do, on the monotonic clock."""
         at = min(self._retry_at, self._note_at, *(one.again_at for one in self._sending.values()), NEVER)
         due_ms = self.wheel.timeline.next_ms()
-        if due_ms is not None and not self._is_busy and not self._reader.is_busy:
+        if due_ms is not None and not (self._is_busy or self.is_held or self._reader.is_busy):
             left_ms = due_ms - self._world.clock.wall_ms()
             at = min(at, self._world.clock.monotonic() + max(0, left_ms) / 1000)
         return at
@@ -318,6 +358,7 @@ class WheelFiring:
         elif isinstance(error, OutOfOrderSequence | InvalidProducerEpoch):
             self._reissue(one, fired.target, fired.reason)
         elif isinstance(error, DduomqError) and (error.retriable or isinstance(error, CapacityReached)):
+            one.is_refused = isinstance(error, CapacityReached)
             self._again(one)
         elif isinstance(error, DduomqError):
             self._redirect(one, error.message)

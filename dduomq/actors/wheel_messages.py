@@ -88,6 +88,21 @@ class PieceRead(Message):
 
 
 @attrs.frozen(kw_only=True)
+class HeadFound(Message):
+    """Where the log's first piece is. `serial` is the cleaning's."""
+
+    serial: int
+    plan: FetchPlan | None
+    error: BaseException | None
+
+
+@attrs.frozen(kw_only=True)
+class HeadRead(Message):
+    serial: int
+    result: object
+
+
+@attrs.frozen(kw_only=True)
 class Sent(Message):
     """What a target said to a batch."""
 

@@ -16,7 +16,7 @@ from dduomq.actors.wheel_messages import PieceFound, PieceRead
 from dduomq.delay import records
 from dduomq.delay.records import Parked
 from dduomq.delay.timeline import Entry
-from dduomq.errors import CorruptMessage, DduomqError, InvariantBroken, OffsetOutOfRange
+from dduomq.errors import CorruptMessage, DduomqError, InvariantBroken
 from dduomq.limits import KIB
 from dduomq.wire.records import StoredRecord, size_of
 
@@ -112,7 +112,7 @@ class WheelReader:
     def _failed(self, error: BaseException | None) -> None:
         if not isinstance(error, DduomqError) or isinstance(error, InvariantBroken):
             raise error or AssertionError("a question without an answer")
-        if isinstance(error, CorruptMessage | OffsetOutOfRange):
+        if isinstance(error, CorruptMessage):
             self._on_damage(self._wanted.popleft(), error)
             self._next()
         else:

@@ -7,10 +7,11 @@ parked     key: due, number, target, origin, key of the message · value and hea
 fired      key: the batch that delivers: target, producer epoch, sequence, reason · value: (due, number) of each message
 delivered  value: offsets of the `fired` records whose batch is in its target
 cancelled  value: (due, number) of each message
+position   key: target, epoch, next sequence: where `fired` records have been cleaned away
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import attrs
@@ -18,7 +19,7 @@ import attrs
 from dduomq.errors import InvariantBroken
 from dduomq.wire.records import Headers, StoredRecord
 
-PARKED, FIRED, DELIVERED, CANCELLED = 1, 2, 3, 4
+PARKED, FIRED, DELIVERED, CANCELLED, POSITION = 1, 2, 3, 4, 5
 VERSION = 1
 REASON_CHARACTERS_MAX = 1_000
 NEW = -1  # a message's number is its record's offset, until it is moved
@@ -81,7 +82,16 @@ class Cancelled:
     pairs: tuple[Pair, ...]
 
 
-Record: TypeAlias = Parked | Fired | Delivered | Cancelled
+@attrs.frozen
+class Position:
+    """Where the wheel is as a producer of `target`."""
+
+    target: Target
+    epoch: int
+    sequence: int
+
+
+Record: TypeAlias = Parked | Fired | Delivered | Cancelled | Position
 Encoded: TypeAlias = tuple[bytes, bytes | None, Headers]
 
 
@@ -104,7 +114,13 @@ def encode_fired(fired: Fired) -> Encoded:
     return _HEAD.pack(FIRED, VERSION) + head + name + reason, _pack(n for pair in fired.pairs for n in pair), []
 
 
-def encode_delivered(fired: Sequence[int]) -> Encoded:
+def encode_position(one: Position) -> Encoded:
+    name = one.target.topic.encode()
+    head = _FIRED.pack(one.epoch, one.sequence, one.target.partition, bytes.fromhex(one.target.topic_id), len(name), 0)
+    return _HEAD.pack(POSITION, VERSION) + head + name, b"", []
+
+
+def encode_delivered(fired: Iterable[int]) -> Encoded:
     return _HEAD.pack(DELIVERED, VERSION), _pack(fired), []
 
 
@@ -121,8 +137,9 @@ def decode(record: StoredRecord) -> Record:
             raise ValueError(f"version {version}")
         if kind == PARKED:
             return _parked(record, key)
-        if kind == FIRED:
-            return _fired(record, key)
+        if kind in {FIRED, POSITION}:
+            fired = _fired(record, key)
+            return fired if kind == FIRED else Position(fired.target, fired.epoch, fired.sequence)
         numbers = _unpack(record.value)
         if kind == DELIVERED:
             return Delivered(tuple(numbers))

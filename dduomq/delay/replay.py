@@ -6,7 +6,7 @@ anywhere in the log does not wait; a batch that has no `delivered` is open, and 
 
 from array import array
 
-from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Record
+from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Position, Record
 from dduomq.delay.timeline import FIELDS, Entry
 from dduomq.delay.wheel import Open, Wheel
 from dduomq.errors import InvariantBroken
@@ -29,6 +29,7 @@ class Replay:
         if isinstance(record, Parked):
             self._entries.extend((*record.pair, record.offset, self._wheel.index(record.target)))
             self._wheel.recent.add(record)
+            self._wheel.weigh(record)
             if record.offset != record.number:
                 self._moved[record.number] = record.offset
         elif isinstance(record, Fired):
@@ -39,6 +40,8 @@ class Replay:
         elif isinstance(record, Delivered):
             for offset in record.fired:
                 self._open.pop(offset, None)
+        elif isinstance(record, Position):
+            self._wheel.sequences[record.target] = record.epoch, record.sequence
         else:
             assert isinstance(record, Cancelled)
             self._dead.update(number for _, number in record.pairs)

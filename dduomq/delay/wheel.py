@@ -8,17 +8,19 @@ was not in a batch, and never will be.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 import attrs
 
 from dduomq.delay.recent import Recent
 from dduomq.delay.records import NEW, Fired, Pair, Parked, Target
-from dduomq.delay.timeline import FIELDS, Entry, Timeline
+from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
 from dduomq.errors import TooManyDelayed
 from dduomq.limits import DELAYED_PER_WHEEL_MAX
 from dduomq.wire.batch import SEQUENCE_MAX
+
+RECORD_BYTES = 120  # of a parked message, besides its own key and value
 
 
 @attrs.define
@@ -32,13 +34,16 @@ class Open:
 class Wheel:
     """Times are wall-clock milliseconds. `count` is how many wait or are on their way."""
 
-    __slots__ = ("_held", "_indexes", "_targets", "open", "recent", "sequences", "timeline")
+    __slots__ = (
+        "_held", "_indexes", "_targets", "_weighed", "_weight", "open", "recent", "sequences", "timeline",
+    )  # fmt: skip
 
     def __init__(self, now_ms: int) -> None:
         self.timeline = Timeline(now_ms)
         self.recent = Recent()
         self.open: dict[Target, Open] = {}  # by where it goes
         self.sequences: dict[Target, tuple[int, int]] = {}  # (epoch, next sequence) of this wheel there
+        self._weight = self._weighed = 0  # bytes of all that was ever parked, and how many
         self._targets: list[Target] = []
         self._indexes: dict[Target, int] = {}
         self._held: dict[Target, array[int]] = {}  # due, but where they go is busy
@@ -47,6 +52,16 @@ class Wheel:
     def count(self) -> int:
         held = sum(len(entries) for entries in self._held.values()) // FIELDS
         return len(self.timeline) + held + sum(len(one.entries) for one in self.open.values())
+
+    @property
+    def bytes_waiting(self) -> int:
+        """About how many bytes of the log are of messages that wait or are on their way."""
+        return self.count * self._weight // max(self._weighed, 1)
+
+    def weigh(self, message: Parked) -> None:
+        """One more message is in the log."""
+        self._weight += len(message.value or b"") + len(message.key or b"") + RECORD_BYTES
+        self._weighed += 1
 
     def index(self, target: Target) -> int:
         found = self._indexes.get(target)
@@ -73,6 +88,7 @@ class Wheel:
             message = attrs.evolve(message, number=number, offset=offset)
             self.timeline.add(Entry(message.due_ms, number, offset, self.index(message.target)))
             self.recent.add(message)
+            self.weigh(message)
             named.append(message)
         return named
 
@@ -106,6 +122,25 @@ class Wheel:
         held = sorted(entry for entries in self._held.values() for entry in _listed(entries))
         kept = (entry for entry in held if entry.target in targets and entry[:2] > after)
         return chain(kept, self.timeline.entries(after, targets))
+
+    # --- cleaning -----------------------------------------------------------------------------------
+
+    def alive(self, pairs: Sequence[Pair]) -> set[int]:
+        """Which of these still wait, or are on their way, by number."""
+        found = self.timeline.alive(pairs)
+        found.update(entry.number for entries in self._held.values() for entry in _listed(entries))
+        found.update(entry.number for one in self.open.values() for entry in one.entries)
+        return found.intersection(number for _, number in pairs)
+
+    def move(self, moved: Mapping[int, tuple[int, int]]) -> None:
+        """They lie elsewhere in the log now: by number, (due, the new offset)."""
+        self.timeline.move(moved)
+        for entries in self._held.values():
+            for at in range(0, len(entries), FIELDS):
+                if entries[at + NUMBER] in moved:
+                    entries[at + OFFSET] = moved[entries[at + NUMBER]][1]
+        for one in self.open.values():
+            one.entries = tuple(entry_moved(entry, moved) for entry in one.entries)
 
     # --- firing -------------------------------------------------------------------------------------
 
@@ -158,6 +193,12 @@ class Wheel:
 
     def _release(self, target: Target) -> None:
         self.give_back(_listed(self._held.pop(target, array("q"))))
+
+
+def entry_moved(entry: Entry, moved: Mapping[int, tuple[int, int]]) -> Entry:
+    """The entry, where it is now."""
+    place = moved.get(entry.number)
+    return entry if place is None else entry._replace(offset=place[1])
 
 
 def _listed(entries: "array[int]") -> list[Entry]:

@@ -2,12 +2,13 @@
 
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 import trio
 
 import dduomq
-from dduomq.actors import wheel_firing
+from dduomq.actors import wheel_cleaning, wheel_firing
 from dduomq.errors import DduomqError, DelayedNotFound, InvalidDelay, MessageTooLarge, UsageError
 from dduomq.testing.clock import EPOCH_MS
 from tests.sim.machine import Machine
@@ -404,3 +405,37 @@ async def test_times_that_have_passed_are_now(autojump_clock):
         await mq.send("t", "c", delay=0)
         await arrivals(mq, 3, within=2)
         assert await values(mq) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_the_log_is_cleaned(autojump_clock, monkeypatch, seed):
+    """A thousand messages pass while some wait for long: the log stays short, and each comes once, through restarts."""
+    monkeypatch.setattr(wheel_cleaning, "DELAY_CLEAN_BYTES", 4_000)
+    monkeypatch.setattr(wheel_cleaning, "PIECE_BYTES", 1_000)
+    rng = Random(seed)
+    async with trio.open_nursery() as nursery:
+        machine = Machine(nursery)
+        sent = set()
+        for life in range(3):
+            async with machine.node() as node, machine.client() as mq:
+                if not life:
+                    await mq.admin.create_topic("t", partitions=2)
+                for n in range(300):
+                    delay = rng.choice((0.001, 0.2, 2.0, rng.uniform(0, 900)))
+                    value = f"{life}-{n}"
+                    result = await mq.send("t", value, delay=delay, partition=rng.randrange(2))
+                    if delay > 100 and rng.random() < 0.2:
+                        await mq.admin.cancel_delayed(result.delay_id)
+                    else:
+                        sent.add(value)
+                    await trio.sleep(rng.uniform(0, 0.1))
+                states = await node.admin.describe("__delay")
+                assert sum(state.log.log_start_offset for state in states) > 100
+                rng.choice((machine.platter.kill, machine.platter.lose_power, int))()
+                machine.network.crash()
+        async with machine.node(), machine.client() as mq:
+            await trio.sleep(1_000)
+            found = await values(mq)
+            assert sorted(found) == sorted(sent)
+            assert await mq.admin.count_delayed() == 0
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,141 @@
+"""Keeps a wheel's log short: what still waits is moved from its beginning to its end, then the beginning goes.
+
+Part of the wheel's actor, not a task. Always true: a message is in the log until another copy of it is; a log has no
+more than twice what waits, and `DELAY_CLEAN_BYTES`; one piece is moved at a time, and nothing is taken from the wheel
+meanwhile.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from dduomq.actors.actor import Mailbox, Reply
+from dduomq.actors.disk import DiskClient
+from dduomq.actors.journal import Journal, read_piece
+from dduomq.actors.partition_messages import Acked, Fetch, FetchPlan
+from dduomq.actors.wheel_firing import WheelFiring
+from dduomq.actors.wheel_messages import HeadFound, HeadRead
+from dduomq.delay import records
+from dduomq.delay.records import Fired, Parked, Position, Record
+from dduomq.errors import DduomqError
+from dduomq.limits import DELAY_CLEAN_BYTES, MIB
+from dduomq.ports import Clock
+
+PIECE_BYTES = 1 * MIB
+AGAIN_S = 0.5
+
+
+class WheelCleaning:
+    """See the file's head."""
+
+    __slots__ = (
+        "_clock",
+        "_disk",
+        "_firing",
+        "_journal",
+        "_mailbox",
+        "_not_before",
+        "_partition",
+        "_serial",
+        "is_busy",
+    )
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        partition: Mailbox,
+        disk: Mailbox,
+        clock: Clock,
+        journal: Journal[Record],
+        firing: WheelFiring,
+    ) -> None:
+        self._mailbox = mailbox
+        self._partition = partition
+        self._disk = DiskClient(disk)
+        self._clock = clock
+        self._journal = journal
+        self._firing = firing
+        self._serial = 0
+        self._not_before = 0.0
+        self.is_busy = False
+
+    def reset(self) -> None:
+        """The log is read anew."""
+        self._serial += 1
+        self.is_busy = False
+
+    def _another_time(self) -> None:
+        """It could not be done just now."""
+        self.is_busy = False
+        self._not_before = self._clock.monotonic() + AGAIN_S
+
+    def go(self) -> None:
+        """Move the first piece, if the log has become too long."""
+        if self.is_busy or self._clock.monotonic() < self._not_before:
+            return
+        if self._journal.size_bytes < DELAY_CLEAN_BYTES + 2 * self._firing.wheel.bytes_waiting:
+            return
+        self.is_busy = True
+        self._serial += 1
+        serial = self._serial
+        reply: Reply[FetchPlan] = Reply(
+            lambda plan, error: self._mailbox.post(HeadFound(serial=serial, plan=plan, error=error))
+        )
+        ask = Fetch(
+            offset=self._journal.start, max_bytes=PIECE_BYTES, isolation=0, leader_epoch=-1, watcher=None, reply=reply
+        )
+        if not self._partition.offer(ask):
+            self._another_time()
+
+    def found(self, message: HeadFound) -> None:
+        plan, serial = message.plan, message.serial
+        if serial != self._serial:
+            if plan is not None:
+                plan.close()
+        elif plan is None or plan.lease is None:
+            self._another_time()
+        else:
+            self._disk.submit(
+                partial(read_piece, plan, records.decode),
+                lambda result: self._mailbox.post(HeadRead(serial=serial, result=result)),
+            )
+
+    def read_done(self, message: HeadRead) -> None:
+        if message.serial != self._serial:
+            return
+        if not isinstance(message.result, tuple) or self._firing.is_taking:
+            self._another_time()
+            return
+        next_offset, found, size = message.result
+        if any(isinstance(one, Fired) and not self._firing.let_go(one) for one in found):
+            self._another_time()  # the batch may have to be sent again as it is
+            return
+        self._move(found, next_offset, size)
+
+    def _move(self, found: Sequence[Record], next_offset: int, size: int) -> None:
+        """Store anew what still counts, then forget the piece."""
+        serial = self._serial
+        parked = [one for one in found if isinstance(one, Parked)]
+        alive = self._firing.alive([one.pair for one in parked])
+        kept = {one.number: one for one in parked if one.number in alive}
+        targets = {one.target for one in found if isinstance(one, Fired | Position)}
+        entries = [records.encode_parked(one) for one in kept.values()]
+        entries += [records.encode_position(one) for one in self._firing.positions_of(targets)]
+
+        def stored(result: Acked | DduomqError) -> None:
+            if serial != self._serial:
+                return
+            self.is_busy = self._firing.is_held = False
+            if isinstance(result, DduomqError):
+                self._another_time()
+                return  # both copies may be there: the later one counts
+            moved = {number: (one.due_ms, result.base_offset + at) for at, (number, one) in enumerate(kept.items())}
+            self._firing.moved(moved)
+            self._journal.purge(next_offset)
+            self._journal.size_bytes -= size
+
+        self._firing.is_held = True
+        self._journal.store_entries(entries, stored)
+
+    async def quiesce(self) -> None:
+        """Wait until no piece is being read."""
+        await self._disk.idle()
