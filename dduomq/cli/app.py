@@ -12,18 +12,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from dduomq import __version__
-from dduomq.cli import consume, group, produce, topic
+from dduomq.cli import consume, delay, group, produce, topic
 from dduomq.errors import (
     ConfigError,
     DduomqError,
     InvalidConfig,
+    InvalidDelay,
     InvalidFilter,
     InvalidPartitions,
     InvalidTopic,
     UsageError,
 )
 
-MISTAKES = (ConfigError, UsageError, InvalidConfig, InvalidFilter, InvalidPartitions, InvalidTopic)
+MISTAKES = (ConfigError, UsageError, InvalidConfig, InvalidDelay, InvalidFilter, InvalidPartitions, InvalidTopic)
 
 app = typer.Typer(
     name="dduomq",
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(topic.app, name="topic")
 app.add_typer(group.app, name="group")
+app.add_typer(delay.app, name="delay")
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
 app.command("consume", epilog=consume.EXAMPLES)(consume.consume)
 

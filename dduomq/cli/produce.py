@@ -133,6 +133,12 @@ def produce(
         list[str] | None, typer.Option("--header", "-H", metavar="NAME=VALUE", help="For all records; repeatable.")
     ] = None,
     tag: Annotated[str | None, typer.Option("--tag", help="One tag for all records.")] = None,
+    delay: Annotated[
+        str | None, typer.Option("--delay", metavar="TIME", help="They come so much later: 500ms, 10s, 5m, 2h, 7d.")
+    ] = None,
+    deliver_at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="They come then: 2026-01-01T00:00:00Z.")
+    ] = None,
     partition: Annotated[
         int | None, typer.Option("--partition", "-p", min=0, help="Default: by key, or spread.")
     ] = None,
@@ -164,7 +170,8 @@ def produce(
         topic=topic,
         format=JsonFormat() if input is Input.json else text,
         defaults=defaults,
-        headers=[(name, value.encode()) for name, value in pairs(header or (), "--header").items()],
+        headers=[(name, value.encode()) for name, value in pairs(header or (), "--header").items()]
+        + _wish(delay, deliver_at),
         rate=rate,
         limit=limit,
     )
@@ -177,6 +184,19 @@ def produce(
         _summarise(topic, tally, time.perf_counter() - begun, acks=acks, as_json=json, quiet=quiet)
     if tally.error is not None:
         raise tally.error
+
+
+def _wish(delay: str | None, deliver_at: str | None) -> list[tuple[str, bytes | None]]:
+    """The header that delays them. Raises `InvalidDelay`, before anything is sent."""
+    from dduomq.wire.delay import DELAY_HEADER, DELIVER_AT_HEADER, parse_delay, parse_deliver_at
+
+    if delay is not None and deliver_at is not None:
+        raise UsageError("give --delay or --at, not both")
+    if delay is not None:
+        return [(DELAY_HEADER, str(parse_delay(delay)).encode())]
+    if deliver_at is not None:
+        return [(DELIVER_AT_HEADER, str(parse_deliver_at(deliver_at)).encode())]
+    return []
 
 
 def _run(plan: _Plan, file: Path | None, tally: _Tally, server: str, quiet: bool, **options: object) -> None:
