@@ -100,7 +100,9 @@ async def _at_once(running: NodeProcess, results: Results, due_ms: int) -> None:
                 if seen == AT_ONCE:
                     break
     seconds = time.time() - due_ms / 1000
-    results.add("delays", f"{AT_ONCE:,} of one second, all here", seconds, "s after it begins", goal="< 2 after its end")
+    results.add(
+        "delays", f"{AT_ONCE:,} of one second, all here", seconds, "s after it begins", goal="< 2 after its end"
+    )
     results.add("delays", "of them early", early, "records", goal="0")
 
 

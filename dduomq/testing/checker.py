@@ -9,13 +9,14 @@ I6  the high watermark and the log's start do not go back
 I8  damage is found and not served, and nothing else is refused for it; no topic is forgotten
 I9  no record is there twice
 G1a a record that was reported as failed is not there
-and what `dduomq.testing.group_checker` says of groups.
+and what `dduomq.testing.group_checker` says of groups, `dduomq.testing.delay_checker` of delayed messages.
 """
 
 from collections.abc import Iterable
 
 import attrs
 
+from dduomq.testing.delay_checker import Arrived, Delayed, check_delays
 from dduomq.testing.group_checker import Owned, check_commits, check_owners, check_work
 
 FSYNC, FLUSHED = "fsync", "flushed"
@@ -98,6 +99,8 @@ class History:
     owned: list[Owned] = attrs.field(factory=list)
     worked: dict[Place, set[int]] = attrs.field(factory=dict)
     committed: list[tuple[Place, int]] = attrs.field(factory=list)
+    delayed: dict[str, Delayed] = attrs.field(factory=dict)
+    arrived: list[Arrived] = attrs.field(factory=list)
     group_ends: dict[Place, int] = attrs.field(factory=dict)  # how far the group has come at the end
 
     def survives(self, topic: str, losses: int, at: float) -> bool:
@@ -124,6 +127,7 @@ def check(history: History) -> None:
     check_owners(history.owned)
     check_commits(history.committed)
     check_work(history.final, history.worked, history.group_ends)
+    check_delays(history.delayed, history.arrived)
 
 
 def _is_missing(history: History, place: Place, offset: int, value: str, found: str | None) -> bool:

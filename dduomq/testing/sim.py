@@ -16,14 +16,16 @@ import trio.testing
 
 from dduomq.client.client import Client
 from dduomq.config import Config, from_values
-from dduomq.errors import ConfigError, CorruptMessage
-from dduomq.limits import GROUPS_PARTITIONS
+from dduomq.errors import ConfigError, CorruptMessage, UnknownTopicOrPartition
+from dduomq.limits import DELAY_PARTITIONS, GROUPS_PARTITIONS
 from dduomq.log.files import Files
 from dduomq.node import build
 from dduomq.ports import DiskExecutor, Ports
 from dduomq.testing.atlas import damage_hint, damage_log
 from dduomq.testing.checker import History, check
 from dduomq.testing.clock import SeededScheduler, SimClock
+from dduomq.testing.delay_checker import Arrived
+from dduomq.testing.delayers import FAR_MS, LATER, Delayer, make_later
 from dduomq.testing.disk import Faults, Platter, SimDisk
 from dduomq.testing.network import SimNetwork
 from dduomq.testing.workers import WATCH_S, Watcher, Worker
@@ -34,6 +36,7 @@ PARTITIONS = 2
 SENDERS = 4
 FOLLOWERS = 3
 WORKERS = 3
+DELAYERS = 2
 CRASHES_MAX = 4
 RUN_S = (2.0, 3.0, 3.0, 3.0, 9.0)  # the longest sees checkpoints, too
 FLUSH_S = 0.2
@@ -238,6 +241,28 @@ class Simulation:
                 nursery.cancel_scope.cancel()
             self.history.group_ends = offsets
 
+    async def _audit_delays(self) -> None:
+        """The wheels' logs are brought back, and whatever still waits comes, however the clock was set."""
+        async with self.world.connect("auditor") as mq:
+            for topic, partitions in (("__delay", DELAY_PARTITIONS), (LATER, PARTITIONS)):
+                for partition in range(partitions):
+                    await persist(partial(mq.admin.restore_log, topic, partition), UnknownTopicOrPartition)
+            self.clock.jump(FAR_MS + 2 * CLOCK_JUMP_MAX_MS * CRASHES_MAX)
+            while await mq.admin.count_delayed():  # noqa: ASYNC110  # it is seen from outside
+                await trio.sleep(WATCH_S)
+            self.history.arrived = [one for at in range(PARTITIONS) for one in await self._arrived(mq, at)]
+
+    async def _arrived(self, mq: Client, partition: int) -> list[Arrived]:
+        found: list[Arrived] = []
+        await mq.send(LATER, "end", partition=partition)
+        async with mq.reader(LATER, partitions=[partition]) as reader:
+            async for record in reader:
+                if record.value == b"end":
+                    return found
+                until = int(record.header("dduomq-delayed-until") or 0)
+                found.append(Arrived(record.value.decode(), until, record.timestamp_ms))
+        raise AssertionError("a reader has no end")
+
     async def _audit_partition(self, mq: Client, topic: str, partition: int) -> None:
         place = (topic, partition)
         self._audits += 1
@@ -279,6 +304,9 @@ class Simulation:
                     self.world, f"s{number}", topic, self.rng.randrange(PARTITIONS), pause_s=self.run_s / 30
                 )
                 clients.start_soon(sender.run)
+            await make_later(self.world)
+            for number in range(DELAYERS):
+                clients.start_soon(Delayer(self.world, f"d{number}", number % PARTITIONS).run)
             for number in range(FOLLOWERS):
                 clients.start_soon(Follower(self.world, f"f{number}", LEVELS[number % len(LEVELS)]).run)
             for number in range(WORKERS):
@@ -291,6 +319,7 @@ class Simulation:
         with trio.fail_after(HEAL_S):
             await persist(self._audit)
             await persist(self._audit_group)
+            await persist(self._audit_delays)
 
     async def _stop_sending(self) -> None:
         await trio.sleep(self.run_s)

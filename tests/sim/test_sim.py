@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from dduomq.testing.sim import simulate
+from tests.sim.delay_mutants import DELAY_MUTANTS
 from tests.sim.group_mutants import GROUP_MUTANTS
 from tests.sim.mutants import MUTANTS
 
@@ -82,10 +83,10 @@ def test_no_thread_socket_or_file_is_used(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*MUTANTS, *GROUP_MUTANTS])
+@pytest.mark.parametrize("name", [*MUTANTS, *GROUP_MUTANTS, *DELAY_MUTANTS])
 def test_planted_bugs_are_found(monkeypatch, name):
     """A simulation that can't fail proves nothing."""
-    for owner, attribute, mutant in (MUTANTS | GROUP_MUTANTS)[name]:
+    for owner, attribute, mutant in (MUTANTS | GROUP_MUTANTS | DELAY_MUTANTS)[name]:
         monkeypatch.setattr(owner, attribute, mutant)
     for seed in range(SEEDS_FOR_A_MUTANT):
         try:
