@@ -436,6 +436,24 @@ class TooManyDelayed(DduomqError):
     code = 1143
 
 
+class InvalidSchedule(DduomqError):
+    """The rule of a recurring message can't be understood, or matches no time."""
+
+    code = 1144
+
+
+class ScheduleExists(DduomqError):
+    """There is a schedule of this name; delete it, or say that it is to be replaced."""
+
+    code = 1145
+
+
+class ScheduleNotFound(DduomqError):
+    """There is no schedule of this name."""
+
+    code = 1146
+
+
 def _walk(root: type[DduomqError]) -> list[type[DduomqError]]:
     return [root] + [cls for child in root.__subclasses__() for cls in _walk(child)]
 

@@ -103,6 +103,10 @@ DELAY_CACHE_BYTES_MAX = 32 * MIB  # messages that are due soon, of one wheel
 DELAY_ROUND_MESSAGES_MAX = 10_000  # taken up at once
 DELAY_SPLIT_INLINE_BYTES_MAX = 64 * KIB  # larger batches are decompressed and looked through in a thread
 DELAY_LIST_MAX = 10_000
+SCHEDULES_PER_WHEEL_MAX = 10_000
+SCHEDULE_NAME_CHARACTERS_MAX = 200
+SCHEDULE_RULE_CHARACTERS_MAX = 200
+SCHEDULE_EVERY_MS_MIN = 100
 DELAY_CLEAN_BYTES = 64 * MIB  # a wheel's log may have so much more than twice what waits
 
 # filters

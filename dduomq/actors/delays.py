@@ -70,6 +70,11 @@ class Delays:
         number = zlib.crc32(f"{topic_id}-{partition}".encode()) % len(wheels)
         return number, wheels[number]
 
+    async def schedule_wheel(self, name: str) -> Mailbox:
+        """The wheel that keeps the schedule of that name."""
+        wheels = await self._topic.actors()
+        return wheels[zlib.crc32(name.encode()) % len(wheels)]
+
     def by_number(self, number: int) -> Mailbox:
         """Raises `DelayedNotFound` if there is no such wheel."""
         if not 0 <= number < len(self.wheels):

@@ -8,6 +8,10 @@
 | CancelDelayed | listeners | None | nothing | a message never comes |
 | Reschedule | listeners | Pair | nothing | a message comes at another time, under another id |
 | ListDelayed | listeners | WaitingMessages | nothing | a picture of what waits |
+| PutSchedule | listeners | None | nothing | a recurring message begins, or takes the place of another |
+| EndSchedule | listeners | None | nothing | a recurring message comes no more |
+| PauseSchedule | listeners | None | nothing | it rests, or goes on |
+| ListSchedules | listeners | tuple of Scheduled | nothing | a picture of those there are |
 | Alarm | alarms | nothing | nothing | something is due |
 | Begun | partition | nothing | nothing | where the log begins is known |
 | Fetched | partition | nothing | nothing | a piece of the log is to be read at the start |
@@ -35,14 +39,18 @@ from dduomq.actors.wheel_cleaning import WheelCleaning
 from dduomq.actors.wheel_firing import WheelFiring, WheelWorld
 from dduomq.actors.wheel_messages import (
     CancelDelayed,
+    EndSchedule,
     FindDelayed,
     HeadFound,
     HeadRead,
     ListDelayed,
+    ListSchedules,
     Park,
     ParkedMessages,
+    PauseSchedule,
     PieceFound,
     PieceRead,
+    PutSchedule,
     Reschedule,
     Sent,
     Unpark,
@@ -50,6 +58,7 @@ from dduomq.actors.wheel_messages import (
     WaitingMessages,
 )
 from dduomq.actors.wheel_reader import Found, WheelReader
+from dduomq.actors.wheel_schedules import WheelSchedules
 from dduomq.delay import records
 from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked
 from dduomq.delay.replay import Replay
@@ -65,17 +74,9 @@ class WheelActor(Actor):
     """`number` is the partition's."""
 
     __slots__ = (
-        "_alarm_at",
-        "_cleaning",
-        "_early",
-        "_failure",
-        "_firing",
-        "_journal",
-        "_number",
-        "_reader",
-        "_replay",
-        "_world",
-    )
+        "_alarm_at", "_cleaning", "_early", "_failure", "_firing", "_journal", "_number", "_reader", "_replay",
+        "_schedules", "_world",
+    )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Park: "_on_park",
         Unpark: "_on_unpark",
@@ -83,6 +84,10 @@ class WheelActor(Actor):
         CancelDelayed: "_on_cancel",
         Reschedule: "_on_reschedule",
         ListDelayed: "_on_list",
+        PutSchedule: "_on_put_schedule",
+        EndSchedule: "_on_end_schedule",
+        PauseSchedule: "_on_pause_schedule",
+        ListSchedules: "_on_list_schedules",
         Alarm: "_on_alarm",
         Begun: "_on_begun",
         Fetched: "_on_fetched",
@@ -105,6 +110,7 @@ class WheelActor(Actor):
         )
         self._reader = WheelReader(mailbox, partition, world.disk, self._damaged)
         self._firing = WheelFiring(mailbox, number, world, self._journal, self._reader, self._fail)
+        self._schedules = WheelSchedules(world.clock, self._journal, self._reader, self._firing, self._fail)
         self._cleaning = WheelCleaning(mailbox, partition, world.disk, world.clock, self._journal, self._firing)
         self._replay = Replay(world.clock.wall_ms())
         self._early: list[Park] = []  # they came before the log was read
@@ -224,6 +230,9 @@ class WheelActor(Actor):
         entry = self._firing.wheel.find(*message.pair)
         if entry is None:
             raise DelayedNotFound(_gone(message.pair))
+        name = self._firing.wheel.schedule_of(entry.number)
+        if name is not None:
+            raise DelayedNotFound(f"it belongs to the schedule {name!r}: pause or delete that")
         message.reply.set(Waiting(message.pair, self._firing.wheel.target(entry)))
 
     def _on_cancel(self, message: CancelDelayed) -> None:
@@ -283,7 +292,25 @@ class WheelActor(Actor):
         limit = max(0, min(message.limit, DELAY_LIST_MAX))
         found = islice(wheel.entries(message.after, message.topic), limit)
         messages = tuple(Waiting((entry.due_ms, entry.number), wheel.target(entry)) for entry in found)
-        reply.set(WaitingMessages(messages, wheel.count))
+        reply.set(WaitingMessages(messages, wheel.count - len(wheel.scheduled)))
+
+    # --- recurring ----------------------------------------------------------------------------------
+
+    def _on_put_schedule(self, message: PutSchedule) -> None:
+        self._check_loaded()
+        self._schedules.put(message)
+
+    def _on_end_schedule(self, message: EndSchedule) -> None:
+        self._check_loaded()
+        self._schedules.end(message)
+
+    def _on_pause_schedule(self, message: PauseSchedule) -> None:
+        self._check_loaded()
+        self._schedules.pause(message)
+
+    def _on_list_schedules(self, message: ListSchedules) -> None:
+        self._check_loaded()
+        self._schedules.list(message)
 
     # --- time ---------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from dduomq.actors.router import Routes
 from dduomq.actors.wheel_messages import Sent
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.delay import records
-from dduomq.delay.records import Fired, Parked, Target
+from dduomq.delay.records import NEW, Fired, Parked, Target
+from dduomq.delay.schedule import decode
 from dduomq.delay.timeline import Entry
 from dduomq.delay.wheel import Wheel, entry_moved
 from dduomq.errors import CapacityReached, DduomqError, InvalidProducerEpoch, OutOfOrderSequence, Overloaded
@@ -26,7 +27,7 @@ from dduomq.limits import DELAY_CACHE_BYTES_MAX, DELAY_ROUND_MESSAGES_MAX
 from dduomq.log.plog import PendingBatch
 from dduomq.ports import Clock
 from dduomq.wire.batch import HEADER_BYTES, OWN_PRODUCER_IDS, read_header, set_producer
-from dduomq.wire.delay import UNTIL_HEADER, WISHES
+from dduomq.wire.delay import SCHEDULE_HEADER, UNTIL_HEADER, WISHES
 from dduomq.wire.origin import ORIGIN_PARTITION_HEADER, ORIGIN_TOPIC_HEADER, REASON_HEADER
 from dduomq.wire.records import BatchBuilder, Headers, size_of
 
@@ -237,6 +238,8 @@ class WheelFiring:
     def _fire(self, due: dict[Target, list[Entry]], found: Found) -> None:
         """A batch for each target, as large as it may be; what does not fit waits for the next round."""
         begun: list[_Sending] = []
+        following: list[Parked] = []
+        skipped: list[records.Pair] = []
         for to, all_entries in due.items():
             entries = [entry for entry in all_entries if entry.offset not in self.damaged]
             fitting = self._fitting(to, entries, found)
@@ -246,11 +249,33 @@ class WheelFiring:
                 self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
             else:
                 self.wheel.give_back(rest)
+            kept, fitting = self._recurred(kept, fitting, following, skipped)
             if fitting:
                 is_dead = to.topic == DEAD_TOPIC and self.wheel.target(kept[0]) != to
                 reason = "the topic that it was for has been deleted" if is_dead else ""
                 begun.append(_Sending(self.wheel.fire(to, kept, reason), tuple(fitting)))
-        self._store(begun)
+        self._store(begun, following, skipped)
+
+    def _recurred(
+        self,
+        entries: Sequence[Entry],
+        messages: Sequence[Parked],
+        following: list[Parked],
+        skipped: list[records.Pair],
+    ) -> tuple[list[Entry], list[Parked]]:
+        """Those that go out now. Of each that recurs, its `following` one is parked in the same breath."""
+        now_ms = self._world.clock.wall_ms()
+        out: list[tuple[Entry, Parked]] = []
+        for entry, message in zip(entries, messages, strict=True):
+            comes = True
+            if message.schedule:
+                comes, due_ms = decode(message.schedule).after(message.due_ms, now_ms)
+                following.append(attrs.evolve(message, due_ms=due_ms, number=NEW, offset=-1))
+            if comes:
+                out.append((entry, message))
+            else:
+                skipped.append(message.pair)
+        return [entry for entry, _ in out], [message for _, message in out]
 
     def _fitting(self, to: Target, entries: Sequence[Entry], found: Found) -> list[Parked]:
         """The first messages that were found, as many as a batch takes; one at least."""
@@ -268,9 +293,12 @@ class WheelFiring:
             fitting.append(message)
         return fitting
 
-    def _store(self, begun: list[_Sending]) -> None:
-        """Write down what goes out, and what has arrived meanwhile; then send."""
+    def _store(self, begun: list[_Sending], following: list[Parked], skipped: list[records.Pair]) -> None:
+        """Write down what goes out, what comes next of it, and what has arrived meanwhile; then send."""
         entries = [records.encode_fired(one.fired) for one in begun]
+        entries += [records.encode_parked(message) for message in following]
+        if skipped:
+            entries.append(records.encode_cancelled(skipped))
         if self._delivered:
             entries.append(self._noted())
 
@@ -283,6 +311,8 @@ class WheelFiring:
                 one.fired = self.wheel.fired_at(one.fired, offset)
                 self._sending[one.fired.target] = one
                 self._send(one)
+            self.drop(number for _, number in skipped)
+            self.parked(self.wheel.parked(following, result.base_offset + len(begun)))
 
         self._journal.store_entries(entries, stored)
 
@@ -417,6 +447,8 @@ def _headers(message: Parked, fired: Fired) -> Headers:
     """A delivered message's own, and when it was due; for a dead letter also where it was to go, and why it did not."""
     headers = [(name, content) for name, content in message.headers if name not in WISHES]
     headers.append((UNTIL_HEADER, str(message.due_ms).encode()))
+    if message.schedule:
+        headers.append((SCHEDULE_HEADER, decode(message.schedule).name.encode()))
     if fired.reason:
         headers += [
             (ORIGIN_TOPIC_HEADER, message.target.topic.encode()),

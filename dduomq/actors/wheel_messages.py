@@ -50,6 +50,33 @@ class ListDelayed(Message):
     limit: int
 
 
+@attrs.frozen(kw_only=True)
+class PutSchedule(Message):
+    """`message` is its first one."""
+
+    name: str
+    message: Parked
+    replace: bool
+
+
+@attrs.frozen(kw_only=True)
+class EndSchedule(Message):
+    name: str
+
+
+@attrs.frozen(kw_only=True)
+class PauseSchedule(Message):
+    """Pause it, or go on with the next time."""
+
+    name: str
+    is_paused: bool
+
+
+@attrs.frozen(kw_only=True)
+class ListSchedules(Message):
+    pass
+
+
 @attrs.frozen
 class ParkedMessages:
     """`pairs`: the id of each message. `is_new` False: this very batch had been parked before."""

@@ -1,4 +1,4 @@
-"""Topics and their settings, from a client; with `GroupAdmin` and `DelayAdmin`, all that an operator does."""
+"""Topics and their settings, from a client; with what it inherits, all that an operator does."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,14 @@ from typing import Any
 from dduomq.client.consumer import Start, find_offset
 from dduomq.client.delay_admin import DelayAdmin
 from dduomq.client.group_admin import GroupAdmin
+from dduomq.client.schedule_admin import ScheduleAdmin
 from dduomq.errors import from_code
 from dduomq.wire import native
 
 TIMEOUT_MS = 30_000
 
 
-class Admin(GroupAdmin, DelayAdmin):
+class Admin(GroupAdmin, DelayAdmin, ScheduleAdmin):
     """What an operator's tool needs; every method raises the broker's error."""
 
     async def _one(self, body: object, answer: type) -> Any:

@@ -3,7 +3,7 @@
 Always true: a record begins with (type, version); one that this release does not know stops the wheel with a clear
 line, and is never skipped.
 
-parked     key: due, number, target, origin, key of the message · value and headers: the message's own
+parked     key: due, number, target, origin, schedule, key of the message · value and headers: the message's own
 fired      key: the batch that delivers: target, producer epoch, sequence, reason · value: (due, number) of each message
 delivered  value: offsets of the `fired` records whose batch is in its target
 cancelled  value: (due, number) of each message
@@ -25,7 +25,7 @@ REASON_CHARACTERS_MAX = 1_000
 NEW = -1  # a message's number is its record's offset, until it is moved
 NO_ORIGIN = (-1, -1, -1)
 _HEAD = struct.Struct(">BB")
-_PARKED = struct.Struct(">qqqhiI16sB?")
+_PARKED = struct.Struct(">qqqhiI16sBH?")
 _FIRED = struct.Struct(">hiI16sBH")
 Pair: TypeAlias = tuple[int, int]  # (due in ms, number)
 
@@ -51,6 +51,7 @@ class Parked:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    schedule: bytes = b""  # of one that recurs, as `Schedule.encode` writes it
 
     @property
     def pair(self) -> Pair:
@@ -100,9 +101,10 @@ def encode_parked(parked: Parked) -> Encoded:
     name = target.topic.encode()
     head = _PARKED.pack(
         parked.due_ms, parked.number, *parked.origin, target.partition, bytes.fromhex(target.topic_id), len(name),
-        parked.key is not None,
+        len(parked.schedule), parked.key is not None,
     )  # fmt: skip
-    return _HEAD.pack(PARKED, VERSION) + head + name + (parked.key or b""), parked.value, list(parked.headers)
+    key = b"".join((_HEAD.pack(PARKED, VERSION), head, name, parked.schedule, parked.key or b""))
+    return key, parked.value, list(parked.headers)
 
 
 def encode_fired(fired: Fired) -> Encoded:
@@ -155,12 +157,13 @@ def decode(record: StoredRecord) -> Record:
 
 def _parked(record: StoredRecord, key: bytes) -> Parked:
     at = _HEAD.size
-    due_ms, number, pid, epoch, sequence, partition, topic_id, length, has_key = _PARKED.unpack_from(key, at)
+    due_ms, number, pid, epoch, sequence, partition, topic_id, length, more, has_key = _PARKED.unpack_from(key, at)
     at += _PARKED.size
     target = Target(key[at : at + length].decode(), topic_id.hex(), partition)
+    at += length
     return Parked(
         due_ms, record.offset if number == NEW else number, record.offset, target, (pid, epoch, sequence),
-        key[at + length :] if has_key else None, record.value, record.headers,
+        key[at + more :] if has_key else None, record.value, record.headers, key[at : at + more],
     )  # fmt: skip
 
 

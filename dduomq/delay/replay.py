@@ -5,6 +5,7 @@ anywhere in the log does not wait; a batch that has no `delivered` is open, and 
 """
 
 from array import array
+from collections.abc import Iterable
 
 from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Position, Record
 from dduomq.delay.timeline import FIELDS, Entry
@@ -16,7 +17,7 @@ from dduomq.wire.batch import SEQUENCE_MAX
 class Replay:
     """`apply` each record of the log, in order; then `finish`."""
 
-    __slots__ = ("_dead", "_entries", "_moved", "_open", "_wheel")
+    __slots__ = ("_dead", "_entries", "_moved", "_open", "_recurring", "_wheel")
 
     def __init__(self, now_ms: int) -> None:
         self._wheel = Wheel(now_ms)
@@ -24,16 +25,19 @@ class Replay:
         self._dead: set[int] = set()
         self._moved: dict[int, int] = {}
         self._open: dict[int, Fired] = {}
+        self._recurring: dict[int, Parked] = {}  # of schedules, by number
 
     def apply(self, record: Record) -> None:
         if isinstance(record, Parked):
             self._entries.extend((*record.pair, record.offset, self._wheel.index(record.target)))
             self._wheel.recent.add(record)
             self._wheel.weigh(record)
+            if record.schedule:
+                self._recurring[record.number] = record
             if record.offset != record.number:
                 self._moved[record.number] = record.offset
         elif isinstance(record, Fired):
-            self._dead.update(number for _, number in record.pairs)
+            self._end(record.pairs)
             self._open[record.offset] = record
             next_sequence = (record.sequence + len(record.pairs)) & SEQUENCE_MAX
             self._wheel.sequences[record.target] = record.epoch, next_sequence
@@ -44,7 +48,12 @@ class Replay:
             self._wheel.sequences[record.target] = record.epoch, record.sequence
         else:
             assert isinstance(record, Cancelled)
-            self._dead.update(number for _, number in record.pairs)
+            self._end(record.pairs)
+
+    def _end(self, pairs: Iterable[Pair]) -> None:
+        for _, number in pairs:
+            self._dead.add(number)
+            self._recurring.pop(number, None)
 
     def finish(self) -> Wheel:
         """The wheel. Raises `InvariantBroken` if a message of an open batch is nowhere in the log."""
@@ -58,6 +67,8 @@ class Replay:
                 self._wheel.timeline.add(entry)
             elif entry[:2] in wanted:
                 wanted[entry[:2]] = entry
+        for message in self._recurring.values():
+            self._wheel.scheduled_next(message)
         for fired in self._open.values():
             self._wheel.open[fired.target] = Open(fired, tuple(_found(wanted, pair) for pair in fired.pairs))
         return self._wheel

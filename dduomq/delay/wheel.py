@@ -15,12 +15,22 @@ import attrs
 
 from dduomq.delay.recent import Recent
 from dduomq.delay.records import NEW, Fired, Pair, Parked, Target
+from dduomq.delay.schedule import Schedule, decode
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
 from dduomq.errors import TooManyDelayed
 from dduomq.limits import DELAYED_PER_WHEEL_MAX
 from dduomq.wire.batch import SEQUENCE_MAX
 
 RECORD_BYTES = 120  # of a parked message, besides its own key and value
+
+
+@attrs.frozen
+class Scheduled:
+    """A schedule, and its next message."""
+
+    schedule: Schedule
+    pair: Pair
+    target: Target
 
 
 @attrs.define
@@ -35,7 +45,8 @@ class Wheel:
     """Times are wall-clock milliseconds. `count` is how many wait or are on their way."""
 
     __slots__ = (
-        "_held", "_indexes", "_targets", "_weighed", "_weight", "open", "recent", "sequences", "timeline",
+        "_held", "_indexes", "_recurring", "_targets", "_weighed", "_weight", "open", "recent", "scheduled",
+        "sequences", "timeline",
     )  # fmt: skip
 
     def __init__(self, now_ms: int) -> None:
@@ -44,6 +55,8 @@ class Wheel:
         self.open: dict[Target, Open] = {}  # by where it goes
         self.sequences: dict[Target, tuple[int, int]] = {}  # (epoch, next sequence) of this wheel there
         self._weight = self._weighed = 0  # bytes of all that was ever parked, and how many
+        self.scheduled: dict[str, Scheduled] = {}  # by name
+        self._recurring: dict[int, str] = {}  # the number of a schedule's next message, and its name
         self._targets: list[Target] = []
         self._indexes: dict[Target, int] = {}
         self._held: dict[Target, array[int]] = {}  # due, but where they go is busy
@@ -89,8 +102,29 @@ class Wheel:
             self.timeline.add(Entry(message.due_ms, number, offset, self.index(message.target)))
             self.recent.add(message)
             self.weigh(message)
+            if message.schedule:
+                self.scheduled_next(message)
             named.append(message)
         return named
+
+    # --- recurring ----------------------------------------------------------------------------------
+
+    def scheduled_next(self, message: Parked) -> None:
+        """The next message of a schedule is parked."""
+        schedule = decode(message.schedule)
+        self.unschedule(schedule.name)
+        self.scheduled[schedule.name] = Scheduled(schedule, message.pair, message.target)
+        self._recurring[message.number] = schedule.name
+
+    def unschedule(self, name: str) -> None:
+        """There is no schedule of that name any more."""
+        before = self.scheduled.pop(name, None)
+        if before is not None:
+            self._recurring.pop(before.pair[1], None)
+
+    def schedule_of(self, number: int) -> str | None:
+        """The name of the schedule that a message belongs to."""
+        return self._recurring.get(number)
 
     def cancel(self, pairs: Iterable[Pair]) -> list[Entry]:
         """Take these out; the ones that were here."""
@@ -117,11 +151,15 @@ class Wheel:
         return None
 
     def entries(self, after: Pair, topic: str | None) -> Iterator[Entry]:
-        """Those behind `after` that wait, of one topic or all, the earliest first. Not to be changed meanwhile."""
+        """Those behind `after` that wait and don't recur, of one topic or all, the earliest first.
+
+        Not to be changed meanwhile.
+        """
         targets = {at for at, target in enumerate(self._targets) if topic in {None, target.topic}}
         held = sorted(entry for entries in self._held.values() for entry in _listed(entries))
         kept = (entry for entry in held if entry.target in targets and entry[:2] > after)
-        return chain(kept, self.timeline.entries(after, targets))
+        found = chain(kept, self.timeline.entries(after, targets))
+        return (entry for entry in found if entry.number not in self._recurring)
 
     # --- cleaning -----------------------------------------------------------------------------------
 

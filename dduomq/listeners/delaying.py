@@ -15,7 +15,7 @@ from dduomq.actors.router import TopicRoute
 from dduomq.actors.wheel_messages import Park, ParkedMessages, Unpark
 from dduomq.delay.records import NEW, NO_ORIGIN, Parked, Target
 from dduomq.delay.split import Wish, may_have_wishes, split
-from dduomq.errors import DduomqError, MessageTooLarge
+from dduomq.errors import DduomqError, InvalidProducerEpoch, MessageTooLarge, OutOfOrderSequence
 from dduomq.limits import DELAY_PARKED_BYTES_MAX, DELAY_SPLIT_INLINE_BYTES_MAX
 from dduomq.listeners.services import Services
 from dduomq.log.plog import PendingBatch
@@ -57,9 +57,12 @@ async def park_wishes(
     ids = tuple((wish.delta, delay_id(number, *pair)) for wish, pair in zip(wishes, parked.pairs, strict=True))
 
     def undo(error: BaseException | None) -> None:
-        """One that may come again with its sequence finds its messages parked, if the outcome is open."""
+        """One that may come again with its sequence finds its messages parked, if the outcome is open.
+
+        A sequence that does not fit says that no try before has stored it: it may come again under another one.
+        """
         is_open = isinstance(error, DduomqError) and error.retriable and has_id
-        if parked.is_new and not is_open:
+        if (parked.is_new and not is_open) or isinstance(error, OutOfOrderSequence | InvalidProducerEpoch):
             wheel.offer(Unpark(target=target, origin=origin, pairs=parked.pairs))
 
     return PendingBatch(memoryview(rest), read_header(rest), is_own=True), _told(reply, ids, undo)

@@ -20,7 +20,7 @@ from dduomq.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
-from dduomq.listeners import native_delay, native_groups
+from dduomq.listeners import native_delay, native_groups, native_schedule
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
@@ -295,6 +295,7 @@ async def _restore_log(services: Services, context: Context, body: native.Restor
 HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] = {
     **native_groups.HANDLERS,
     **native_delay.HANDLERS,
+    **native_schedule.HANDLERS,
     native.Metadata: _metadata,
     native.ListOffsets: list_offsets,
     native.InitProducer: _init_producer,

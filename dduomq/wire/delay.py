@@ -18,6 +18,7 @@ from dduomq.ports import Buffer
 DELAY_HEADER = "dduomq-delay"
 DELIVER_AT_HEADER = "dduomq-deliver-at"
 UNTIL_HEADER = "dduomq-delayed-until"
+SCHEDULE_HEADER = "dduomq-schedule"  # the name of the schedule that a record came by
 WISHES = frozenset({DELAY_HEADER, DELIVER_AT_HEADER})
 
 # RocketMQ's eighteen, level 1 first

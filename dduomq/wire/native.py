@@ -17,6 +17,7 @@ import attrs
 from dduomq.errors import WireError
 from dduomq.wire import native_delay as delay
 from dduomq.wire import native_groups as groups
+from dduomq.wire import native_schedule as schedule
 from dduomq.wire.plain import from_plain as from_plain
 from dduomq.wire.plain import to_plain as to_plain
 
@@ -52,6 +53,10 @@ class Api(IntEnum):
     LIST_DELAYED = 40
     CANCEL_DELAYED = 41
     RESCHEDULE_DELAYED = 42
+    ADD_SCHEDULE = 43
+    LIST_SCHEDULES = 44
+    PAUSE_SCHEDULE = 45
+    DELETE_SCHEDULE = 46
 
 
 class Isolation(IntEnum):
@@ -384,6 +389,10 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.LIST_DELAYED: (delay.ListDelayed, delay.DelayedMessages),
     Api.CANCEL_DELAYED: (delay.CancelDelayed, Done),
     Api.RESCHEDULE_DELAYED: (delay.RescheduleDelayed, delay.Rescheduled),
+    Api.ADD_SCHEDULE: (schedule.AddSchedule, Done),
+    Api.LIST_SCHEDULES: (schedule.ListSchedules, schedule.SchedulesListed),
+    Api.PAUSE_SCHEDULE: (schedule.PauseSchedule, Done),
+    Api.DELETE_SCHEDULE: (schedule.DeleteSchedule, Done),
 }
 API_OF: Mapping[type, Api] = {request: api for api, (request, _) in REQUESTS.items()}
 
