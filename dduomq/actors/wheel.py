@@ -31,7 +31,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import ClassVar
 
-from dduomq.actors.actor import Actor, Mailbox, Message
+from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.alarms import Alarm
 from dduomq.actors.journal import NEVER, Begun, Fetched, Journal, JournalWorld, Loaded, Stored
 from dduomq.actors.partition_messages import Acked
@@ -60,7 +60,8 @@ from dduomq.actors.wheel_messages import (
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.actors.wheel_schedules import WheelSchedules
 from dduomq.delay import records
-from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked
+from dduomq.delay.recent import Origin
+from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked, Target
 from dduomq.delay.replay import Replay
 from dduomq.errors import DduomqError, DelayedNotFound, DiskFull, Overloaded, WheelNotAvailable
 from dduomq.limits import BATCH_BYTES_CEILING, DELAY_LIST_MAX
@@ -74,8 +75,8 @@ class WheelActor(Actor):
     """`number` is the partition's."""
 
     __slots__ = (
-        "_alarm_at", "_cleaning", "_early", "_failure", "_firing", "_journal", "_number", "_reader", "_replay",
-        "_schedules", "_world",
+        "_alarm_at", "_cleaning", "_early", "_failure", "_firing", "_journal", "_number", "_parking", "_reader",
+        "_replay", "_schedules", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Park: "_on_park",
@@ -114,6 +115,7 @@ class WheelActor(Actor):
         self._cleaning = WheelCleaning(mailbox, partition, world.disk, world.clock, self._journal, self._firing)
         self._replay = Replay(world.clock.wall_ms())
         self._early: list[Park] = []  # they came before the log was read
+        self._parking: dict[tuple[Target, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log
         self._failure: DduomqError | None = None
         self._alarm_at = NEVER
 
@@ -183,20 +185,31 @@ class WheelActor(Actor):
         assert reply is not None
         wheel = self._firing.wheel
         first = messages[0]
+        replies, batch = [reply], (first.target, first.origin)
         if first.origin != NO_ORIGIN:
             known = wheel.recent.find(first.target, first.origin)
             if known is not None:
                 self._journal.store_entries([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
                 return
+            if batch in self._parking:  # the same once more, before the first is in the log
+                self._parking[batch].append(reply)
+                return
         wheel.check_room(len(messages))
+        if first.origin != NO_ORIGIN:
+            self._parking[batch] = replies
 
         def stored(result: Acked | DduomqError) -> None:
+            if first.origin != NO_ORIGIN:
+                del self._parking[batch]
             if isinstance(result, DduomqError):
                 if not isinstance(result.__cause__, SURELY_NOT_STORED):
                     self._fail(result)  # the log may have it: then so must we, or it would be parked twice
-                reply.fail(result)
-            else:
-                reply.set(ParkedMessages(self._parked(messages, result), is_new=True))
+                for waiting in replies:
+                    waiting.fail(result)
+                return
+            pairs = self._parked(messages, result)
+            for waiting in replies:
+                waiting.set(ParkedMessages(pairs, is_new=waiting is reply))
 
         self._journal.store_entries([records.encode_parked(one) for one in messages], stored)
 

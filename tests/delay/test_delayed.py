@@ -9,8 +9,14 @@ import trio
 
 import dduomq
 from dduomq.actors import wheel_cleaning, wheel_firing
-from dduomq.errors import DduomqError, DelayedNotFound, InvalidDelay, MessageTooLarge, UsageError
+from dduomq.actors.actor import ask
+from dduomq.actors.wheel_messages import Park
+from dduomq.delay.records import NEW, Parked, Target
+from dduomq.errors import DduomqError, DelayedNotFound, InvalidDelay, MessageTooLarge, OutOfOrderSequence, UsageError
 from dduomq.testing.clock import EPOCH_MS
+from dduomq.wire.batch import set_producer
+from dduomq.wire.records import encode
+from tests.listeners.kafka_wire import KafkaWire
 from tests.sim.machine import Machine
 
 
@@ -439,3 +445,54 @@ async def test_the_log_is_cleaned(autojump_clock, monkeypatch, seed):
             assert sorted(found) == sorted(sent)
             assert await mq.admin.count_delayed() == 0
         nursery.cancel_scope.cancel()
+
+
+def parked(node, value, origin):
+    """A message as a listener would park it."""
+    target = Target("t", node.services.routes.table["t"].record.topic_id, 0)
+    due_ms = node.services.clock.wall_ms() + 60_000
+    return Parked(due_ms, NEW, -1, target, origin, None, value, [("dduomq-delay", b"60s")])
+
+
+async def test_a_batch_that_comes_twice_at_once_is_parked_once(autojump_clock):
+    """Its first try is on its way into the log when the second one comes."""
+    async with running() as (_, node, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        message = parked(node, b"once", (7, 0, 0))
+        _, wheel = await node.services.delays.wheel(message.target.topic_id, 0)
+        answers = []
+
+        async def park():
+            answers.append(await ask(wheel, lambda reply: Park(messages=(message,), reply=reply)))
+
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(park)
+                nursery.start_soon(park)
+        assert len({answer.pairs for answer in answers}) == 1
+        assert sorted(answer.is_new for answer in answers) == [False, False, False, True]
+        assert await mq.admin.count_delayed() == 1
+
+
+async def test_a_sequence_that_does_not_fit_takes_back_what_an_earlier_try_parked(autojump_clock):
+    """Its producer sends it again under another sequence: it would come twice."""
+    async with running() as (machine, node, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        wire = KafkaWire(await machine.network.dial("sim", 6086))
+
+        async def produce(value, sequence, headers):
+            batch = encode([(machine.clock.wall_ms(), None, value, headers)])
+            set_producer(batch, 7, 0, sequence)
+            data = [{"name": "t", "partition_data": [{"index": 0, "records": bytes(batch)}]}]
+            answer = await wire.ask("Produce", 9, acks=-1, timeout_ms=5_000, topic_data=data)
+            return answer["responses"][0]["partition_responses"][0]["error_code"]
+
+        assert await produce(b"first", 0, []) == 0
+        message = parked(node, b"tried before", (7, 0, 5))
+        _, wheel = await node.services.delays.wheel(message.target.topic_id, 0)
+        await ask(wheel, lambda reply: Park(messages=(message,), reply=reply))
+        assert await produce(b"tried before", 5, [("dduomq-delay", b"60s")]) == OutOfOrderSequence.code
+        await trio.sleep(1)
+        assert await mq.admin.count_delayed() == 0
+        assert await produce(b"tried before", 1, [("dduomq-delay", b"60s")]) == 0
+        assert await mq.admin.count_delayed() == 1
