@@ -7,7 +7,7 @@ def test_a_schedule_from_beginning_to_end(shell: Shell) -> None:
     shell("schedule", "add", "beat", "beats", "tick", "--every", "100ms", "--key", "k", "-H", "a=b")
     [first, second] = objects(shell("consume", "beats", "--max", "2", "--from", "earliest", "--json"))
     assert first["value"] == second["value"] == "tick"
-    assert ["dduomq-schedule", "beat"] in first["headers"]  # type: ignore[operator]
+    assert {"name": "dduomq-schedule", "value": "beat"} in first["headers"]  # type: ignore[operator]
     shell("schedule", "pause", "beat")
     [listed] = [one for one in objects(shell("schedule", "list", "--json")) if one["name"] == "beat"]
     assert (listed["next"], listed["rule"], listed["missed"]) == ("paused", "every 100ms", "once")
