@@ -54,6 +54,9 @@ class Loaded(Message):
 
 @attrs.frozen(kw_only=True)
 class Stored(Message):
+    """`serial` is the append's: one from before the log was read anew is nobody's any more."""
+
+    serial: int
     acked: Acked | None
     error: BaseException | None
 
@@ -73,8 +76,8 @@ class Journal(Generic[T]):
     """`decode` reads a record in a disk thread, None where it says nothing; `apply` is called for each, in order."""
 
     __slots__ = (
-        "_apply", "_decode", "_disk", "_in_flight", "_load_from", "_mailbox", "_outbox", "_world", "is_loaded",
-        "retry_at", "size_bytes", "start",
+        "_apply", "_decode", "_disk", "_in_flight", "_load_from", "_mailbox", "_outbox", "_serial", "_world",
+        "is_loaded", "retry_at", "size_bytes", "start",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +95,7 @@ class Journal(Generic[T]):
         self._load_from = 0
         self._outbox: deque[tuple[Sequence[Entry], int, OnStored]] = deque()
         self._in_flight: list[tuple[int, OnStored]] = []
+        self._serial = 0
         self.start = 0  # the first offset that counts
         self.size_bytes = 0  # read and appended since the start
         self.is_loaded = False
@@ -199,16 +203,20 @@ class Journal(Generic[T]):
 
     def _append(self, data: bytearray) -> None:
         self.size_bytes += len(data)
+        self._serial += 1
+        serial = self._serial
         message = Append(
             batch=PendingBatch(memoryview(data), batch.read_header(data)),
             deadline=self._world.clock.monotonic() + APPEND_TIMEOUT_S,
-            reply=Reply(lambda acked, error: self._mailbox.post(Stored(acked=acked, error=error))),
+            reply=Reply(lambda acked, error: self._mailbox.post(Stored(serial=serial, acked=acked, error=error))),
             size_bytes=len(data),
         )
         if not self._world.partition.offer(message):
             message.refuse(Overloaded(f"{self._world.partition.name} has too much to do"))
 
     def stored(self, message: Stored) -> None:
+        if message.serial != self._serial:
+            return
         ended, self._in_flight = self._in_flight, []
         if message.acked is not None:
             for index, on_stored in ended:
@@ -233,6 +241,7 @@ class Journal(Generic[T]):
     def restart(self, error: DduomqError) -> None:
         """Read all anew: the state has gone on without its log. Whoever waits for his records is told."""
         self.is_loaded = False
+        self._serial += 1
         self._load_from = self.size_bytes = 0
         self.close(error)
         self.retry_at = self._world.clock.monotonic() + RETRY_S

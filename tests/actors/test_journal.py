@@ -80,3 +80,22 @@ async def test_more_than_a_log_takes_at_once_is_refused(monkeypatch):
     await trio.lowlevel.checkpoint()
     (refused,) = partition.results
     assert isinstance(refused, DduomqError)
+
+
+async def test_an_append_from_before_a_new_reading_tells_nobody(monkeypatch):
+    """Its answer comes late; whoever stores something then is told of his own append, not of that one."""
+    partition = Partition(monkeypatch)
+    partition.store(1)
+    partition.journal.flush()
+    (late,) = await partition.box.drain()
+    partition.journal.restart(DiskFull())
+    partition.store(1)
+    partition.journal.flush()
+    late.reply.fail(DiskFull())
+    (message,) = await partition.mailbox.drain()
+    partition.journal.stored(message)
+    first, *others = partition.results
+    assert isinstance(first, DiskFull)
+    assert others == []
+    await partition.run()
+    assert partition.results[1].base_offset == 10
