@@ -112,7 +112,9 @@ class WheelActor(Actor):
         self._reader = WheelReader(mailbox, partition, world.disk, self._damaged)
         self._firing = WheelFiring(mailbox, number, world, self._journal, self._reader, self._fail)
         self._schedules = WheelSchedules(world.clock, self._journal, self._reader, self._firing, self._fail)
-        self._cleaning = WheelCleaning(mailbox, partition, world.disk, world.clock, self._journal, self._firing)
+        self._cleaning = WheelCleaning(
+            mailbox, partition, world.disk, world.clock, self._journal, self._firing, self._fail
+        )
         self._replay = Replay(world.clock.wall_ms())
         self._early: list[Park] = []  # they came before the log was read
         self._parking: dict[tuple[Target, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log

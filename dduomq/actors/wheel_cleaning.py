@@ -5,7 +5,7 @@ more than twice what waits, and `DELAY_CLEAN_BYTES`; one piece is moved at a tim
 meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from dduomq.actors.actor import Mailbox, Reply
@@ -25,11 +25,12 @@ AGAIN_S = 0.5
 
 
 class WheelCleaning:
-    """See the file's head."""
+    """`fail(error)`: the log can't be written, and all must be read anew."""
 
     __slots__ = (
         "_clock",
         "_disk",
+        "_fail",
         "_firing",
         "_journal",
         "_mailbox",
@@ -47,7 +48,9 @@ class WheelCleaning:
         clock: Clock,
         journal: Journal[Record],
         firing: WheelFiring,
+        fail: Callable[[DduomqError], None],
     ) -> None:
+        self._fail = fail
         self._mailbox = mailbox
         self._partition = partition
         self._disk = DiskClient(disk)
@@ -120,6 +123,7 @@ class WheelCleaning:
         targets = {one.target for one in found if isinstance(one, Fired | Position)}
         entries = [records.encode_parked(one) for one in kept.values()]
         entries += [records.encode_position(one) for one in self._firing.positions_of(targets)]
+        entries += self._firing.arrived()
 
         def stored(result: Acked | DduomqError) -> None:
             if serial != self._serial:
@@ -127,7 +131,8 @@ class WheelCleaning:
             self.is_busy = self._firing.is_held = False
             if isinstance(result, DduomqError):
                 self._another_time()
-                return  # both copies may be there: the later one counts
+                self._fail(result)  # both copies may be there: the later one counts
+                return
             moved = {number: (one.due_ms, result.base_offset + at) for at, (number, one) in enumerate(kept.items())}
             self._firing.moved(moved)
             self._journal.purge(next_offset)

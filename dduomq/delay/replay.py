@@ -1,13 +1,14 @@
 """A wheel from its log: what waits, and which batches may not have arrived.
 
 A pure machine. Always true: of a message that was moved the last place counts; one that was fired or cancelled
-anywhere in the log does not wait; a batch that has no `delivered` is open, and is sent again as it was.
+anywhere in the log does not wait; the last batch of a target, if it has no `delivered`, is open, and is sent again as
+it was.
 """
 
 from array import array
 from collections.abc import Iterable
 
-from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Position, Record
+from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Position, Record, Target
 from dduomq.delay.timeline import FIELDS, Entry
 from dduomq.delay.wheel import Open, Wheel
 from dduomq.errors import InvariantBroken
@@ -24,7 +25,7 @@ class Replay:
         self._entries = array("q")
         self._dead: set[int] = set()
         self._moved: dict[int, int] = {}
-        self._open: dict[int, Fired] = {}
+        self._open: dict[Target, Fired] = {}  # the last batch of each target: those before have arrived
         self._recurring: dict[int, Parked] = {}  # of schedules, by number
 
     def apply(self, record: Record) -> None:
@@ -38,12 +39,13 @@ class Replay:
                 self._moved[record.number] = record.offset
         elif isinstance(record, Fired):
             self._end(record.pairs)
-            self._open[record.offset] = record
+            self._open[record.target] = record
             next_sequence = (record.sequence + len(record.pairs)) & SEQUENCE_MAX
             self._wheel.sequences[record.target] = record.epoch, next_sequence
         elif isinstance(record, Delivered):
-            for offset in record.fired:
-                self._open.pop(offset, None)
+            arrived = set(record.fired)
+            for target in [target for target, fired in self._open.items() if fired.offset in arrived]:
+                del self._open[target]
         elif isinstance(record, Position):
             self._wheel.sequences[record.target] = record.epoch, record.sequence
         else:
