@@ -1,7 +1,8 @@
 """The blocking face: every call is handed to the client's own thread and waited for."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from inspect import isasyncgenfunction
 from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -15,6 +16,8 @@ from dduomq.client.part import GroupRecord, TopicPartition
 from dduomq.client.producer import Delivery
 from dduomq.client.record import Record, SendResult
 
+END = object()
+
 
 class BlockingAdmin:
     """Every method of `dduomq.client.admin.Admin`, waited for."""
@@ -27,9 +30,16 @@ class BlockingAdmin:
         method = getattr(self._admin, name)
 
         def call(*args: Any, **fields: Any) -> Any:
+            if isasyncgenfunction(method):
+                return self._iterate(method(*args, **fields))
             return self._portal.call(lambda: method(*args, **fields))
 
         return call
+
+    def _iterate(self, found: AsyncIterator[Any]) -> Iterator[Any]:
+        """What an asynchronous iterator gives, one by one."""
+        while (item := self._portal.call(anext, found, END)) is not END:
+            yield item
 
 
 class BlockingReader:

@@ -224,6 +224,15 @@ def test_the_blocking_client(tmp_path):
         assert [t.name for t in mq.admin.list_topics()] == ["plain"]
 
 
+def test_the_blocking_admin_lists_what_waits(tmp_path):
+    """An asynchronous iterator is a plain one there."""
+    with running(tmp_path / "d") as node, dduomq.blocking.connect(node.address) as mq:
+        sent = [mq.send("t", "x", delay=100 + n).delay_id for n in range(3)]
+        assert [message.delay_id for message in mq.admin.delayed("t")] == sent
+        mq.admin.cancel_delayed(sent[0])
+        assert mq.admin.count_delayed() == 2
+
+
 def test_a_blocking_reader_goes_on_when_the_node_is_back(tmp_path):
     """Iterating waits for a lost node, and skips nothing that was fetched and not yet looked at."""
     with running(tmp_path / "d") as node, dduomq.blocking.connect(node.address) as mq:
