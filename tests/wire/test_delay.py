@@ -95,6 +95,13 @@ def test_what_is_looked_for_is_found():
     assert not mentions_delay(memoryview(b"dduomq-tag"))
 
 
+@given(st.integers(0, 20_000), st.integers(0, 20_000), st.sampled_from([b"dduomq-delay", b"dduomq-deliver-at"]))
+def test_it_is_found_anywhere_in_buffers_of_any_size(before, behind, name):
+    for fill in (b"\x00", b"d", b"\xff"):
+        assert mentions_delay(memoryview(bytearray(fill * before + name + fill * behind)))
+        assert not mentions_delay(memoryview(bytearray(fill * before + name[:-5][:8] + fill * behind)))
+
+
 @given(st.integers(0, 100), st.integers(0, 10**17), st.integers(0, 10**17))
 def test_ids(wheel, due, number):
     assert parse_delay_id(delay_id(wheel, due, number)) == (wheel, due, number)
