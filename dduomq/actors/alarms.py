@@ -39,4 +39,4 @@ class Alarms:
                 await self._sooner.wait()
             now = trio.current_time()
             while self._due and self._due[0][0] <= now:
-                heapq.heappop(self._due)[2].offer(Alarm())
+                heapq.heappop(self._due)[2].post(Alarm())

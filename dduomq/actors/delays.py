@@ -18,12 +18,12 @@ from dduomq.actors.supervisor import Supervisor
 from dduomq.actors.wheel import WheelActor
 from dduomq.actors.wheel_firing import WheelWorld
 from dduomq.errors import DduomqError, DelayedNotFound, TopicAlreadyExists
-from dduomq.limits import DELAY_PARTITIONS
+from dduomq.limits import BATCH_BYTES_CEILING, DELAY_PARTITIONS
 from dduomq.ports import Clock
 
 DELAY_TOPIC = "__delay"
 DEAD_LETTERS_RETENTION_MS = 30 * 24 * 3_600_000
-DEAD_LETTERS = {"retention.ms": str(DEAD_LETTERS_RETENTION_MS)}
+DEAD_LETTERS = {"max.message.bytes": str(BATCH_BYTES_CEILING), "retention.ms": str(DEAD_LETTERS_RETENTION_MS)}
 
 
 class Delays:

@@ -1,13 +1,14 @@
 """An actor's own log in an internal topic: read whole at the start, appended to in batches.
 
 Part of its actor, not a task: its questions go to the partition, the answers come back as messages of the actor.
-Always true: one append is in flight at most, so records are stored in the order they were given, and those that were
-given together, and fit into a batch, are stored together or not at all; each `on_stored` is called once.
+Always true: one append is in flight at most, so records are stored in the order they were given; each `on_stored` is
+called once; what is read at the start is all that was ever appended, also by an actor that has crashed.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Generic, TypeAlias, TypeVar
 
 import attrs
@@ -15,8 +16,8 @@ import structlog
 
 from dduomq.actors.actor import Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.partition_messages import EARLIEST, Acked, Append, Fetch, FetchPlan, FindOffset, OffsetAt, Purge
-from dduomq.errors import CorruptMessage, DduomqError, InvariantBroken, Overloaded
+from dduomq.actors.partition_messages import Acked, Append, Describe, Fetch, FetchPlan, PartitionState, Purge
+from dduomq.errors import CorruptMessage, DduomqError, InvariantBroken, MessageTooLarge, Overloaded
 from dduomq.limits import BATCH_BYTES_CEILING, MIB
 from dduomq.log.plog import PendingBatch
 from dduomq.ports import Clock
@@ -25,8 +26,10 @@ from dduomq.wire.records import BatchBuilder, Headers, StoredRecord, decode, siz
 
 LOAD_BYTES = 4 * MIB
 BATCH_BYTES = 1 * MIB
-AT_ONCE_BYTES_MAX = BATCH_BYTES_CEILING // 2
+AT_ONCE_BYTES_MAX = BATCH_BYTES_CEILING - MIB
 RETRY_S = 0.2
+BUSY_S = 0.02
+SERIALS = count(1)  # of all journals, so that a crashed actor's answers mean nothing to its successor
 APPEND_TIMEOUT_S = 30
 NEVER = float("inf")
 T = TypeVar("T")
@@ -37,25 +40,28 @@ NOTHING = Acked(-1, -1, -1, "")
 
 @attrs.frozen(kw_only=True)
 class Begun(Message):
-    at: OffsetAt | None
+    """`serial`, here and in the others, is the question's: an answer to an older one is nobody's any more."""
+
+    serial: int
+    state: PartitionState | None
     error: BaseException | None
 
 
 @attrs.frozen(kw_only=True)
 class Fetched(Message):
+    serial: int
     plan: FetchPlan | None
     error: BaseException | None
 
 
 @attrs.frozen(kw_only=True)
 class Loaded(Message):
+    serial: int
     result: object
 
 
 @attrs.frozen(kw_only=True)
 class Stored(Message):
-    """`serial` is the append's: one from before the log was read anew is nobody's any more."""
-
     serial: int
     acked: Acked | None
     error: BaseException | None
@@ -76,8 +82,8 @@ class Journal(Generic[T]):
     """`decode` reads a record in a disk thread, None where it says nothing; `apply` is called for each, in order."""
 
     __slots__ = (
-        "_apply", "_decode", "_disk", "_in_flight", "_load_from", "_mailbox", "_outbox", "_serial", "_world",
-        "is_loaded", "retry_at", "size_bytes", "start",
+        "_appended", "_apply", "_decode", "_disk", "_in_flight", "_load_from", "_mailbox", "_outbox", "_serial",
+        "_world", "end", "is_loaded", "retry_at", "size_bytes", "start",
     )  # fmt: skip
 
     def __init__(
@@ -96,7 +102,9 @@ class Journal(Generic[T]):
         self._outbox: deque[tuple[Sequence[Entry], int, OnStored]] = deque()
         self._in_flight: list[tuple[int, OnStored]] = []
         self._serial = 0
+        self._appended = 0  # records that are on their way
         self.start = 0  # the first offset that counts
+        self.end = 0  # behind the last one
         self.size_bytes = 0  # read and appended since the start
         self.is_loaded = False
         self.retry_at = NEVER  # when `begin` is to be called again
@@ -104,34 +112,48 @@ class Journal(Generic[T]):
     # --- the start ----------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Ask where the log begins; what was before has been written anew behind it."""
+        """Ask where the log begins, and whether all that was ever appended can be read."""
         self.retry_at = NEVER
-        reply: Reply[OffsetAt] = Reply(lambda at, error: self._mailbox.post(Begun(at=at, error=error)))
-        self._ask(FindOffset(timestamp_ms=EARLIEST, isolation=0, reply=reply))
+        self._serial = serial = next(SERIALS)
+        reply: Reply[PartitionState] = Reply(
+            lambda state, error: self._mailbox.post(Begun(serial=serial, state=state, error=error))
+        )
+        self._ask(Describe(reply=reply))
 
     def _ask(self, message: Message) -> None:
         if not self._world.partition.offer(message):
             self.retry_at = self._world.clock.monotonic() + RETRY_S
 
     def begun(self, message: Begun) -> None:
-        if message.at is None:
-            self._try_again(message.error)
+        state = message.state
+        if message.serial != self._serial:
             return
-        self.start = message.at.offset
-        self._load_from = max(self._load_from, message.at.offset)
-        self._load()
+        if state is None:
+            self._try_again(message.error)
+        elif state.log is None or not state.is_idle:  # what an earlier life has appended may still come
+            self.retry_at = self._world.clock.monotonic() + BUSY_S
+        else:
+            self.start = state.log.log_start_offset
+            self._load_from = max(self._load_from, self.start)
+            self._load()
 
     def _load(self) -> None:
         """Ask for the next piece of the log."""
-        reply: Reply[FetchPlan] = Reply(lambda plan, error: self._mailbox.post(Fetched(plan=plan, error=error)))
+        serial = self._serial
+        reply: Reply[FetchPlan] = Reply(
+            lambda plan, error: self._mailbox.post(Fetched(serial=serial, plan=plan, error=error))
+        )
         message = Fetch(
             offset=self._load_from, max_bytes=LOAD_BYTES, isolation=0, leader_epoch=-1, watcher=None, reply=reply
         )
         self._ask(message)
 
     def fetched(self, message: Fetched) -> None:
-        plan = message.plan
-        if plan is None:
+        plan, serial = message.plan, message.serial
+        if serial != self._serial:
+            if plan is not None:
+                plan.close()
+        elif plan is None:
             if isinstance(message.error, CorruptMessage):  # what is damaged is lost; the rest is not
                 self._world.log.error("journal_damaged", journal=self._mailbox.name, reason=message.error.message)
                 self._load_from += 1
@@ -140,7 +162,8 @@ class Journal(Generic[T]):
             self.is_loaded = True
         else:
             self._disk.submit(
-                partial(read_piece, plan, self._decode), lambda result: self._mailbox.post(Loaded(result=result))
+                partial(read_piece, plan, self._decode),
+                lambda result: self._mailbox.post(Loaded(serial=serial, result=result)),
             )
 
     def _try_again(self, error: BaseException | None) -> None:
@@ -150,11 +173,14 @@ class Journal(Generic[T]):
 
     def loaded(self, message: Loaded) -> None:
         result = message.result
+        if message.serial != self._serial:
+            return
         if not isinstance(result, tuple):
             assert isinstance(result, BaseException)
             self._try_again(result)
             return
         self._load_from, found, size = result
+        self.end = self._load_from
         self.size_bytes += size
         for entry in found:
             self._apply(entry)
@@ -162,11 +188,15 @@ class Journal(Generic[T]):
 
     # --- storing ------------------------------------------------------------------------------------
 
-    def store_entries(self, entries: Sequence[Entry], on_stored: OnStored) -> None:
-        """Put records into the log; `on_stored` gets the ack, with the first record's offset, or the error.
+    def store_together(self, entries: Sequence[Entry], on_stored: OnStored) -> None:
+        """Put records into the log, all or none; `on_stored` gets the ack, with the first one's offset, or the error.
 
-        Without records: when all before are stored.
+        Without records: when all before are stored. More than `AT_ONCE_BYTES_MAX` are refused, and surely not stored.
         """
+        self._outbox.append((entries, sum(size_of(*entry) for entry in entries), on_stored))
+
+    def store_entries(self, entries: Sequence[Entry], on_stored: OnStored) -> None:
+        """The same for any number of records; of those that don't fit into one batch, some may be stored alone."""
         *before, last = _split(entries)
         results: list[Acked | DduomqError] = []
 
@@ -189,12 +219,16 @@ class Journal(Generic[T]):
                 break
             self._outbox.popleft()
             if size > AT_ONCE_BYTES_MAX:
-                on_stored(self._world.unavailable(f"{size} bytes at once are more than {self._mailbox.name} takes"))
+                failure = self._world.unavailable(f"{size} bytes at once are more than {self._mailbox.name} takes")
+                failure.__cause__ = MessageTooLarge(failure.message)
+                on_stored(failure)
                 continue
             self._in_flight.append((builder.count, on_stored))
             for key, value, headers in entries:
-                builder.append(now_ms, key, value, headers)
+                if not builder.append(now_ms, key, value, headers):
+                    raise InvariantBroken(f"{self._mailbox.name}: a batch has become longer than was reckoned")
         if builder.count:
+            self._appended = builder.count
             self._append(builder.build())
             return
         ended, self._in_flight = self._in_flight, []
@@ -203,8 +237,7 @@ class Journal(Generic[T]):
 
     def _append(self, data: bytearray) -> None:
         self.size_bytes += len(data)
-        self._serial += 1
-        serial = self._serial
+        self._serial = serial = next(SERIALS)
         message = Append(
             batch=PendingBatch(memoryview(data), batch.read_header(data)),
             deadline=self._world.clock.monotonic() + APPEND_TIMEOUT_S,
@@ -219,6 +252,7 @@ class Journal(Generic[T]):
             return
         ended, self._in_flight = self._in_flight, []
         if message.acked is not None:
+            self.end = message.acked.base_offset + self._appended
             for index, on_stored in ended:
                 on_stored(attrs.evolve(message.acked, base_offset=message.acked.base_offset + index))
             return
@@ -241,7 +275,7 @@ class Journal(Generic[T]):
     def restart(self, error: DduomqError) -> None:
         """Read all anew: the state has gone on without its log. Whoever waits for his records is told."""
         self.is_loaded = False
-        self._serial += 1
+        self._serial = next(SERIALS)
         self._load_from = self.size_bytes = 0
         self.close(error)
         self.retry_at = self._world.clock.monotonic() + RETRY_S

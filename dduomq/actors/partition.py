@@ -639,7 +639,8 @@ class PartitionActor(Actor):
         state = "offline" if self._offline else "closing" if self._closing else "online" if self._log else "opening"
         description = None if self._log is None else self._log.describe()
         reason = None if self._offline is None else self._offline.message
-        message.reply.set(PartitionState(state, self._spec.leader_epoch, description, reason))
+        is_idle = not (self._append_waits or self._writing or self._unacked)
+        message.reply.set(PartitionState(state, self._spec.leader_epoch, description, reason, is_idle))
 
     # --- closing ------------------------------------------------------------------------------------
 

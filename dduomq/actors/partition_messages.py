@@ -172,9 +172,13 @@ class ActiveProducer:
 
 @attrs.frozen
 class PartitionState:
-    """`state` is opening, online, offline or closing; `log` is None until it is open."""
+    """`state` is opening, online, offline or closing; `log` is None until it is open.
+
+    `is_idle`: no append waits, is being written or is to be synced.
+    """
 
     state: str
     leader_epoch: int
     log: LogDescription | None
     reason: str | None = None
+    is_idle: bool = True

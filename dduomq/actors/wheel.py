@@ -5,6 +5,7 @@
 | Park | listeners | ParkedMessages | nothing | messages are stored, then answered, then wait for their time |
 | Unpark | listeners | nothing | nothing | the batch they came in was refused: they are taken out |
 | FindDelayed | listeners | Waiting | nothing | a message that waits, or that it does not |
+| Confirm | listeners | nothing | nothing | the batch they came in is stored: they are not taken back any more |
 | CancelDelayed | listeners | None | nothing | a message never comes |
 | Reschedule | listeners | Pair | nothing | a message comes at another time, under another id |
 | ListDelayed | listeners | WaitingMessages | nothing | a picture of what waits |
@@ -39,6 +40,7 @@ from dduomq.actors.wheel_cleaning import WheelCleaning
 from dduomq.actors.wheel_firing import WheelFiring, WheelWorld
 from dduomq.actors.wheel_messages import (
     CancelDelayed,
+    Confirm,
     EndSchedule,
     FindDelayed,
     HeadFound,
@@ -63,11 +65,20 @@ from dduomq.delay import records
 from dduomq.delay.recent import Origin
 from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked, Target
 from dduomq.delay.replay import Replay
-from dduomq.errors import DduomqError, DelayedNotFound, DiskFull, Overloaded, WheelNotAvailable
-from dduomq.limits import BATCH_BYTES_CEILING, DELAY_LIST_MAX
+from dduomq.errors import (
+    DduomqError,
+    DelayedNotFound,
+    DiskFull,
+    InvalidRecord,
+    MessageTooLarge,
+    Overloaded,
+    WheelNotAvailable,
+)
+from dduomq.limits import BATCH_BYTES_CEILING, DELAY_LIST_MAX, MIB
 
-SURELY_NOT_STORED = (DiskFull, Overloaded)
+SURELY_NOT_STORED = (DiskFull, MessageTooLarge, Overloaded)
 EARLY_MAX = 1_000
+EARLY_BYTES_MAX = 16 * MIB
 LOOK_S = 1.0  # the wall clock may be set: how far it is to the next time is looked at again so often
 
 
@@ -82,6 +93,7 @@ class WheelActor(Actor):
         Park: "_on_park",
         Unpark: "_on_unpark",
         FindDelayed: "_on_find",
+        Confirm: "_on_confirm",
         CancelDelayed: "_on_cancel",
         Reschedule: "_on_reschedule",
         ListDelayed: "_on_list",
@@ -116,7 +128,7 @@ class WheelActor(Actor):
             mailbox, partition, world.disk, world.clock, self._journal, self._firing, self._fail
         )
         self._replay = Replay(world.clock.wall_ms())
-        self._early: list[Park] = []  # they came before the log was read
+        self._early: list[Park | Unpark] = []  # they came before the log was read
         self._parking: dict[tuple[Target, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log
         self._failure: DduomqError | None = None
         self._alarm_at = NEVER
@@ -134,18 +146,30 @@ class WheelActor(Actor):
         self._journal.fetched(message)
         if self._journal.is_loaded:
             wheel = self._replay.finish()
+            for pair in self._replay.lost:
+                self._world.log.error("delayed_message_lost", wheel=self.mailbox.name, due_ms=pair[0], number=pair[1])
             self._replay = Replay(self._world.clock.wall_ms())
             self._firing.begin(wheel)
             early, self._early = self._early, []
-            for park in early:
-                self._parked_early(park)
+            for waiting in early:
+                self._come_early(waiting)
             self._world.log.info("wheel_loaded", wheel=self.mailbox.name, messages=wheel.count)
 
-    def _parked_early(self, park: Park) -> None:
+    def _come_early(self, message: Park | Unpark) -> None:
+        if isinstance(message, Unpark):
+            self._on_unpark(message)
+            return
         try:
-            self._on_park(park)
+            self._on_park(message)
         except DduomqError as error:
-            park.refuse(error)
+            message.refuse(error)
+
+    def _refuse_late(self) -> None:
+        """The log can't be read: whoever has waited long enough is told."""
+        now = self._world.clock.monotonic()
+        for park in [one for one in self._early if isinstance(one, Park) and one.deadline <= now]:
+            self._early.remove(park)
+            park.refuse(WheelNotAvailable(f"{self.mailbox.name} can't read its log; try again"))
 
     def _on_loaded(self, message: Loaded) -> None:
         self._journal.loaded(message)
@@ -180,8 +204,10 @@ class WheelActor(Actor):
 
     def _on_park(self, message: Park) -> None:
         if not self._journal.is_loaded and len(self._early) < EARLY_MAX:
-            self._early.append(message)
-            return
+            waiting = sum(one.size_bytes for one in self._early)
+            if waiting + message.size_bytes <= EARLY_BYTES_MAX:
+                self._early.append(message)
+                return
         self._check_loaded()
         reply, messages = message.reply, message.messages
         assert reply is not None
@@ -190,8 +216,10 @@ class WheelActor(Actor):
         replies, batch = [reply], (first.target, first.origin)
         if first.origin != NO_ORIGIN:
             known = wheel.recent.find(first.target, first.origin)
+            if known is not None and len(known) != len(messages):
+                raise InvalidRecord("another batch of this producer had the same sequence")
             if known is not None:
-                self._journal.store_entries([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
+                self._journal.store_together([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
                 return
             if batch in self._parking:  # the same once more, before the first is in the log
                 self._parking[batch].append(reply)
@@ -210,10 +238,12 @@ class WheelActor(Actor):
                     waiting.fail(result)
                 return
             pairs = self._parked(messages, result)
+            if first.origin != NO_ORIGIN:
+                self._firing.wheel.recent.is_open(*batch)
             for waiting in replies:
                 waiting.set(ParkedMessages(pairs, is_new=waiting is reply))
 
-        self._journal.store_entries([records.encode_parked(one) for one in messages], stored)
+        self._journal.store_together([records.encode_parked(one) for one in messages], stored)
 
     def _parked(self, messages: tuple[Parked, ...], acked: Acked) -> tuple[Pair, ...]:
         named = self._firing.wheel.parked(messages, acked.base_offset)
@@ -221,16 +251,24 @@ class WheelActor(Actor):
         return tuple(one.pair for one in named)
 
     def _on_unpark(self, message: Unpark) -> None:
-        if self._journal.is_loaded:
-            self._firing.wheel.recent.forget(message.target, message.origin)
-            self._cancel(message.pairs)
+        """What has been stored once is not taken back: the refusal is of a batch that came again, and late."""
+        if not self._journal.is_loaded:
+            self._early.append(message)
+            return
+        recent = self._firing.wheel.recent
+        if message.origin == NO_ORIGIN or not recent.is_confirmed(message.target, message.origin):
+            recent.forget(message.target, message.origin)
+            self._cancel(message.pairs, message.target, message.origin)
 
-    def _cancel(self, pairs: Iterable[Pair]) -> bool:
+    def _on_confirm(self, message: Confirm) -> None:
+        self._firing.wheel.recent.confirm(message.target, message.origin)
+
+    def _cancel(self, pairs: Iterable[Pair], target: Target | None = None, origin: Origin = NO_ORIGIN) -> bool:
         found = self._firing.wheel.cancel(pairs)
-        if found:
+        if found or target is not None:
             self._firing.drop(entry.number for entry in found)
             gone = [(entry.due_ms, entry.number) for entry in found]
-            self._journal.store_entries([records.encode_cancelled(gone)], self._noted)
+            self._journal.store_together([records.encode_cancelled(gone, target, origin)], self._noted)
         return bool(found)
 
     def _noted(self, result: Acked | DduomqError) -> None:
@@ -263,7 +301,7 @@ class WheelActor(Actor):
             else:
                 reply.set(None)
 
-        self._journal.store_entries([], stored)
+        self._journal.store_together([], stored)
 
     def _on_reschedule(self, message: Reschedule) -> None:
         """Read it, then take it out and park it again in one batch: it is never in two places, nor in none."""
@@ -273,7 +311,7 @@ class WheelActor(Actor):
             raise DelayedNotFound(_gone(message.pair))
         if self._reader.is_busy:
             raise WheelNotAvailable(f"{self.mailbox.name} is reading what is due; try again")
-        self._reader.read([entry], BATCH_BYTES_CEILING, lambda found: self._reschedule(message, found))
+        self._reader.read([entry], BATCH_BYTES_CEILING, lambda found: self._reschedule(message, found), message.refuse)
 
     def _reschedule(self, message: Reschedule, found: Found) -> None:
         reply = message.reply
@@ -298,7 +336,7 @@ class WheelActor(Actor):
             else:
                 reply.set(self._parked((moved,), result)[0])
 
-        self._journal.store_entries([records.encode_parked(moved), records.encode_cancelled([message.pair])], stored)
+        self._journal.store_together([records.encode_parked(moved), records.encode_cancelled([message.pair])], stored)
 
     def _on_list(self, message: ListDelayed) -> None:
         self._check_loaded()
@@ -335,9 +373,12 @@ class WheelActor(Actor):
             self._alarm_at = NEVER
         if now >= self._journal.retry_at:
             self._journal.begin()
+        if not self._journal.is_loaded:
+            self._refuse_late()
 
     def _on_sent(self, message: Sent) -> None:
-        self._firing.sent(message)
+        if self._journal.is_loaded:  # else it is sent again, once that is so
+            self._firing.sent(message)
 
     def _set_alarm(self) -> None:
         at = self._journal.retry_at
@@ -352,7 +393,7 @@ class WheelActor(Actor):
     def after_drain(self) -> None:
         if self._failure is not None:
             failure, self._failure = self._failure, None
-            self._reader.reset()
+            self._reader.reset(failure)
             self._cleaning.reset()
             self._journal.restart(failure)
             self._failure = None  # whoever waited for a record has been told now, and complains again
@@ -368,8 +409,9 @@ class WheelActor(Actor):
     def on_crash(self, error: BaseException) -> None:
         ended = WheelNotAvailable(f"{self.mailbox.name} starts again")
         self._journal.close(ended)
-        for park in self._early:
-            park.refuse(ended)
+        self._reader.reset(ended)
+        for message in self._early:
+            message.refuse(ended)
 
     async def quiesce(self) -> None:
         await self._journal.quiesce()

@@ -10,7 +10,7 @@ from functools import partial
 
 from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.journal import Journal, read_piece
+from dduomq.actors.journal import SERIALS, Journal, read_piece
 from dduomq.actors.partition_messages import Acked, Fetch, FetchPlan
 from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import HeadFound, HeadRead
@@ -28,17 +28,9 @@ class WheelCleaning:
     """`fail(error)`: the log can't be written, and all must be read anew."""
 
     __slots__ = (
-        "_clock",
-        "_disk",
-        "_fail",
-        "_firing",
-        "_journal",
-        "_mailbox",
-        "_not_before",
-        "_partition",
-        "_serial",
-        "is_busy",
-    )
+        "_clock", "_disk", "_fail", "_firing", "_journal", "_mailbox", "_not_before", "_partition", "_serial",
+        "_threshold", "_until", "is_busy",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -59,12 +51,27 @@ class WheelCleaning:
         self._firing = firing
         self._serial = 0
         self._not_before = 0.0
+        self._threshold = 0  # bytes; more, and the log is cleaned
+        self._until = 0  # the offset up to which it is
         self.is_busy = False
 
     def reset(self) -> None:
         """The log is read anew."""
-        self._serial += 1
+        self._serial = next(SERIALS)
         self.is_busy = False
+        self._threshold = self._until = 0
+
+    def _is_wanted(self) -> bool:
+        """Once a log is too long, all of it is gone through: what is left is what waits, and it may double."""
+        size, end = self._journal.size_bytes, self._journal.end
+        if not self._threshold:
+            self._threshold = DELAY_CLEAN_BYTES + 2 * self._firing.wheel.bytes_waiting
+        if self._until and self._journal.start >= self._until:
+            self._until = 0
+            self._threshold = DELAY_CLEAN_BYTES + 2 * size
+        if not self._until and size > self._threshold:
+            self._until = end
+        return self._until > 0
 
     def _another_time(self) -> None:
         """It could not be done just now."""
@@ -75,11 +82,10 @@ class WheelCleaning:
         """Move the first piece, if the log has become too long."""
         if self.is_busy or self._clock.monotonic() < self._not_before:
             return
-        if self._journal.size_bytes < DELAY_CLEAN_BYTES + 2 * self._firing.wheel.bytes_waiting:
+        if not self._is_wanted():
             return
         self.is_busy = True
-        self._serial += 1
-        serial = self._serial
+        self._serial = serial = next(SERIALS)
         reply: Reply[FetchPlan] = Reply(
             lambda plan, error: self._mailbox.post(HeadFound(serial=serial, plan=plan, error=error))
         )
@@ -109,9 +115,6 @@ class WheelCleaning:
             self._another_time()
             return
         next_offset, found, size = message.result
-        if any(isinstance(one, Fired) and not self._firing.let_go(one) for one in found):
-            self._another_time()  # the batch may have to be sent again as it is
-            return
         self._move(found, next_offset, size)
 
     def _move(self, found: Sequence[Record], next_offset: int, size: int) -> None:
@@ -121,7 +124,10 @@ class WheelCleaning:
         alive = self._firing.alive([one.pair for one in parked])
         kept = {one.number: one for one in parked if one.number in alive}
         targets = {one.target for one in found if isinstance(one, Fired | Position)}
+        offsets = {one.offset for one in found if isinstance(one, Fired)}
+        again = self._firing.touching(offsets, kept)
         entries = [records.encode_parked(one) for one in kept.values()]
+        entries += [records.encode_fired(one) for one in again]  # behind its messages, or they would come once more
         entries += [records.encode_position(one) for one in self._firing.positions_of(targets)]
         entries += self._firing.arrived()
 
@@ -135,11 +141,13 @@ class WheelCleaning:
                 return
             moved = {number: (one.due_ms, result.base_offset + at) for at, (number, one) in enumerate(kept.items())}
             self._firing.moved(moved)
+            behind = result.base_offset + len(kept)
+            self._firing.refired({one.target: (one, behind + at) for at, one in enumerate(again)})
             self._journal.purge(next_offset)
             self._journal.size_bytes -= size
 
         self._firing.is_held = True
-        self._journal.store_entries(entries, stored)
+        self._journal.store_together(entries, stored)
 
     async def quiesce(self) -> None:
         """Wait until no piece is being read."""

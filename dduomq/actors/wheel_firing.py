@@ -5,8 +5,9 @@ sent again, the same, until its target has it or has surely refused it; a messag
 the topic of dead letters, with the reason.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 import attrs
 import structlog
@@ -18,21 +19,28 @@ from dduomq.actors.router import Routes
 from dduomq.actors.wheel_messages import Sent
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.delay import records
+from dduomq.delay.letters import DEAD_TOPIC, buried, headers_of
 from dduomq.delay.records import NEW, Fired, Parked, Target
-from dduomq.delay.schedule import decode
+from dduomq.delay.schedule import PAUSED_MS, decode
 from dduomq.delay.timeline import Entry
 from dduomq.delay.wheel import Wheel, entry_moved
-from dduomq.errors import CapacityReached, DduomqError, InvalidProducerEpoch, OutOfOrderSequence, Overloaded
-from dduomq.limits import DELAY_CACHE_BYTES_MAX, DELAY_ROUND_MESSAGES_MAX
+from dduomq.errors import (
+    CapacityReached,
+    DduomqError,
+    InvalidProducerEpoch,
+    InvalidSchedule,
+    InvariantBroken,
+    OutOfOrderSequence,
+    Overloaded,
+)
+from dduomq.limits import BATCH_BYTES_CEILING, DELAY_CACHE_BYTES_MAX, DELAY_ROUND_MESSAGES_MAX
 from dduomq.log.plog import PendingBatch
 from dduomq.ports import Clock
 from dduomq.wire.batch import HEADER_BYTES, OWN_PRODUCER_IDS, read_header, set_producer
-from dduomq.wire.delay import SCHEDULE_HEADER, UNTIL_HEADER, WISHES
-from dduomq.wire.origin import ORIGIN_PARTITION_HEADER, ORIGIN_TOPIC_HEADER, REASON_HEADER
-from dduomq.wire.records import BatchBuilder, Headers, size_of
+from dduomq.wire.records import BatchBuilder, size_of
 
-DEAD_TOPIC = "dlq.delayed"
-NOWHERE = Target(DEAD_TOPIC, "", 0)  # until there is that topic
+GONE = Target("", "", 0)  # where messages go whose topic is no more
+ADDED_BYTES = 100  # what a message has more when it is delivered
 BATCH_BYTES = 1024 * 1024
 ROUND_BYTES = 8 * 1024 * 1024
 SOON_MS = 10_000  # what is parked for so soon is kept in memory
@@ -53,6 +61,9 @@ class WheelWorld:
     make_topic: Callable[[str], None]
 
 
+Taken: TypeAlias = tuple[Entry, Parked]
+
+
 @attrs.define
 class _Sending:
     """A batch that its target does not have yet. `again_at`: when it is sent next; NEVER while it is on its way."""
@@ -60,7 +71,6 @@ class _Sending:
     fired: Fired
     messages: tuple[Parked, ...] | None  # None until they have been read
     tries: int = 0
-    is_refused: bool = False  # it is surely not in its target
     again_at: float = NEVER
 
 
@@ -159,14 +169,20 @@ class WheelFiring:
         """What is to be in the log before anything may leave it: which batches have arrived."""
         return [self._noted()] if self._delivered else []
 
-    def let_go(self, fired: Fired) -> bool:
-        """Whether the record of this batch may leave the log; one that was surely refused gets another record."""
-        one = self._sending.get(fired.target)
-        if one is None or one.fired.offset != fired.offset:
-            return True
-        if one.is_refused and one.again_at != NEVER:
-            self._reissue(one, fired.target, fired.reason)
-        return False
+    def touching(self, offsets: Container[int], numbers: Container[int]) -> list[Fired]:
+        """The batches on their way whose record, or one of whose messages, is among these."""
+        return [
+            one.fired
+            for one in self.wheel.open.values()
+            if one.fired.offset in offsets or any(entry.number in numbers for entry in one.entries)
+        ]
+
+    def refired(self, moved: Mapping[Target, tuple[Fired, int]]) -> None:
+        """These batches' records lie elsewhere in the log now; those that have arrived meanwhile need none."""
+        for to, (fired, offset) in moved.items():
+            one = self._sending.get(to)
+            if one is not None and _is_same(one.fired, fired):
+                one.fired = self.wheel.fired_at(one.fired, offset)
 
     # --- a round ------------------------------------------------------------------------------------
 
@@ -185,7 +201,8 @@ class WheelFiring:
 
     def next_at(self) -> float:
         """When there is something to do, on the monotonic clock."""
-        at = min(self._retry_at, self._note_at, *(one.again_at for one in self._sending.values()), NEVER)
+        sending = (one for one in self._sending.values() if one.messages is not None or not self._reader.is_busy)
+        at = min(self._retry_at, self._note_at, *(one.again_at for one in sending), NEVER)
         due_ms = self.wheel.timeline.next_ms()
         if due_ms is not None and not (self._is_busy or self.is_held or self._reader.is_busy):
             left_ms = due_ms - self._world.clock.wall_ms()
@@ -195,20 +212,15 @@ class WheelFiring:
     def _take(self) -> None:
         now_ms = self._world.clock.wall_ms()
         due = self.wheel.take_due(now_ms, DELAY_ROUND_MESSAGES_MAX, self._way)
-        nowhere = due.pop(NOWHERE, None)
-        if nowhere:
-            self._world.make_topic(DEAD_TOPIC)
-            self._later += nowhere
-            self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
-        if due:
-            self._is_busy = True
-            missing = [entry for entries in due.values() for entry in entries if entry.number not in self._cache]
-            if missing:
-                self._reader.read(missing, ROUND_BYTES, partial(self._fire, due))
-            else:
-                self._fire(due, {})
+        if not due:
+            self._read_ahead(now_ms)
             return
-        self._read_ahead(now_ms)
+        self._is_busy = True
+        missing = [entry for entries in due.values() for entry in entries if entry.number not in self._cache]
+        if missing:
+            self._reader.read(missing, ROUND_BYTES, partial(self._fire, due))
+        else:
+            self._fire(due, {})
 
     def _read_ahead(self, now_ms: int) -> None:
         """Read what is due soon, so that it is at hand then."""
@@ -227,84 +239,99 @@ class WheelFiring:
             self._keep(message)
 
     def _way(self, target: Target) -> Target:
-        """Where a message for that partition goes: there, or to the dead letters if its topic is gone."""
+        """Where a message for that partition goes: there, if there is such a topic still."""
         route = self._world.routes.table.get(target.topic)
-        if route is not None and route.record.topic_id == target.topic_id:
-            return target
-        return self._dead(target)
+        return target if route is not None and route.record.topic_id == target.topic_id else GONE
 
-    def _dead(self, target: Target) -> Target:
+    def _dead(self, target: Target) -> Target | None:
+        """Where the dead letters of that partition rest; None until there is such a topic."""
         route = self._world.routes.table.get(DEAD_TOPIC)
         if route is None:
-            return NOWHERE
+            self._world.make_topic(DEAD_TOPIC)
+            return None
         return Target(DEAD_TOPIC, route.record.topic_id, target.partition % len(route.partitions))
 
     def _fire(self, due: dict[Target, list[Entry]], found: Found) -> None:
         """A batch for each target, as large as it may be; what does not fit waits for the next round."""
-        begun: list[_Sending] = []
-        following: list[Parked] = []
-        skipped: list[records.Pair] = []
-        for to, all_entries in due.items():
-            entries = [entry for entry in all_entries if entry.offset not in self.damaged]
-            fitting = self._fitting(to, entries, found)
-            kept, rest = entries[: len(fitting)], entries[len(fitting) :]
-            if rest and not fitting:
-                self._later += rest  # they can't be read just now
-                self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
-            else:
-                self.wheel.give_back(rest)
-            kept, fitting = self._recurred(kept, fitting, following, skipped)
-            if fitting:
-                is_dead = to.topic == DEAD_TOPIC and self.wheel.target(kept[0]) != to
-                reason = "the topic that it was for has been deleted" if is_dead else ""
-                begun.append(_Sending(self.wheel.fire(to, kept, reason), tuple(fitting)))
-        self._store(begun, following, skipped)
+        round_ = Round()
+        has_more = bool(found)
+        for to, entries in due.items():
+            here = [(entry, self._cache.get(entry.number) or found.get(entry.number)) for entry in entries]
+            known = [(entry, message) for entry, message in here if message is not None]
+            absent = [entry for entry, message in here if message is None and entry.offset not in self.damaged]
+            self._wait(absent, soon=has_more or bool(known))
+            taken = self._fitting(to, known)
+            self.wheel.give_back(entry for entry, _ in known[len(taken) :])
+            for _, message in known[len(taken) :]:
+                self._keep(message)
+            if to == GONE:
+                self._bury(taken, round_)
+            elif taken := self._recurred(taken, round_):
+                fired = self.wheel.fire(to, [entry for entry, _ in taken])
+                round_.begun.append(_Sending(fired, tuple(message for _, message in taken)))
+        self._store(round_)
 
-    def _recurred(
-        self,
-        entries: Sequence[Entry],
-        messages: Sequence[Parked],
-        following: list[Parked],
-        skipped: list[records.Pair],
-    ) -> tuple[list[Entry], list[Parked]]:
-        """Those that go out now. Of each that recurs, its `following` one is parked in the same breath."""
-        now_ms = self._world.clock.wall_ms()
-        out: list[tuple[Entry, Parked]] = []
-        for entry, message in zip(entries, messages, strict=True):
-            comes = True
-            if message.schedule:
-                comes, due_ms = decode(message.schedule).after(message.due_ms, now_ms)
-                following.append(attrs.evolve(message, due_ms=due_ms, number=NEW, offset=-1))
+    def _wait(self, entries: Sequence[Entry], *, soon: bool) -> None:
+        """They could not be read in this round: in the next one, or after a moment if nothing could be read."""
+        if soon:
+            self.wheel.give_back(entries)
+        elif entries:
+            self._later += entries
+            self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
+
+    def _recurred(self, taken: list[Taken], round_: "Round") -> list[Taken]:
+        """Those that go out now. Of each that recurs, its following one is parked in the same breath."""
+        now_ms, out = self._world.clock.wall_ms(), list[Taken]()
+        for entry, message in taken:
+            if not message.schedule:
+                out.append((entry, message))
+                continue
+            schedule = decode(message.schedule)
+            try:
+                comes, due_ms = schedule.after(message.due_ms, now_ms)
+            except InvalidSchedule as error:  # its time zone has gone from the machine
+                self._world.log.error("schedule_paused", schedule=schedule.name, reason=error.message)
+                schedule, comes, due_ms = schedule.paused(), True, PAUSED_MS
+            following = attrs.evolve(message, due_ms=due_ms, number=NEW, offset=-1, schedule=schedule.encode())
+            round_.following.append(following)
             if comes:
                 out.append((entry, message))
             else:
-                skipped.append(message.pair)
-        return [entry for entry, _ in out], [message for _, message in out]
+                round_.gone.append(message.pair)
+        return out
 
-    def _fitting(self, to: Target, entries: Sequence[Entry], found: Found) -> list[Parked]:
-        """The first messages that were found, as many as a batch takes; one at least."""
+    def _bury(self, taken: list[Taken], round_: "Round") -> None:
+        """Their topic is gone: they become messages for the topic of dead letters, which are due at once."""
+        to = self._dead(taken[0][1].target) if taken else None
+        if to is None:
+            self._later += [entry for entry, _ in taken]
+            self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
+            return
+        reason = "the topic that it was for has been deleted"
+        round_.following += [buried(message, to, reason) for _, message in self._recurred(taken, round_)]
+        round_.gone += [message.pair for _, message in taken]
+
+    def _fitting(self, to: Target, known: list[Taken]) -> list[Taken]:
+        """The first of them, as many as a batch takes; one at least."""
         route = self._world.routes.table.get(to.topic)
         room = BATCH_BYTES if route is None else min(BATCH_BYTES, route.settings.max_message_bytes)
         room -= HEADER_BYTES
-        fitting: list[Parked] = []
-        for entry in entries:
-            message = self._cache.get(entry.number) or found.get(entry.number)
-            if message is None:
-                break
-            room -= size_of(message.key, message.value, message.headers) + len(UNTIL_HEADER) + 40
+        fitting: list[Taken] = []
+        for entry, message in known:
+            room -= size_of(message.key, message.value, message.headers) + len(message.schedule) + ADDED_BYTES
             if room < 0 and fitting:
                 break
-            fitting.append(message)
+            fitting.append((entry, message))
         return fitting
 
-    def _store(self, begun: list[_Sending], following: list[Parked], skipped: list[records.Pair]) -> None:
+    def _store(self, round_: "Round") -> None:
         """Write down what goes out, what comes next of it, and what has arrived meanwhile; then send."""
+        begun, following = round_.begun, round_.following
         entries = [records.encode_fired(one.fired) for one in begun]
         entries += [records.encode_parked(message) for message in following]
-        if skipped:
-            entries.append(records.encode_cancelled(skipped))
-        if self._delivered:
-            entries.append(self._noted())
+        if round_.gone:
+            entries.append(records.encode_cancelled(round_.gone))
+        entries += self.arrived()
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, DduomqError):
@@ -315,10 +342,10 @@ class WheelFiring:
                 one.fired = self.wheel.fired_at(one.fired, offset)
                 self._sending[one.fired.target] = one
                 self._send(one)
-            self.drop(number for _, number in skipped)
+            self.drop(number for _, number in round_.gone)
             self.parked(self.wheel.parked(following, result.base_offset + len(begun)))
 
-        self._journal.store_entries(entries, stored)
+        self._journal.store_together(entries, stored)
 
     def _noted(self) -> records.Encoded:
         delivered, self._delivered, self._note_at = self._delivered, [], NEVER
@@ -329,7 +356,7 @@ class WheelFiring:
             if isinstance(result, DduomqError):
                 self._fail(result)
 
-        self._journal.store_entries([self._noted()], stored)
+        self._journal.store_together([self._noted()], stored)
 
     # --- sending ------------------------------------------------------------------------------------
 
@@ -347,6 +374,12 @@ class WheelFiring:
     def _read_again(self, one: _Sending, found: Found) -> None:
         """A batch that was open when the wheel was read: the same messages in the same order."""
         messages = [found.get(number) for _, number in one.fired.pairs]
+        entries = self.wheel.open[one.fired.target].entries
+        if any(entry.offset in self.damaged for entry in entries):  # what is left of it goes out anew
+            self.wheel.given_up(one.fired)
+            del self._sending[one.fired.target]
+            self.wheel.give_back(entry for entry in entries if entry.offset not in self.damaged)
+            return
         if None in messages:
             one.again_at = self._world.clock.monotonic() + AGAIN_S
             return
@@ -357,26 +390,26 @@ class WheelFiring:
         fired = one.fired
         one.again_at = NEVER
         assert one.messages is not None
+        if self._way(fired.target) == GONE:
+            self._give_up(one, "the topic that it was for has been deleted")
+            return
         reply: Reply[Acked] = Reply(
             lambda acked, error: self._mailbox.post(Sent(fired=fired, acked=acked, error=error))
         )
-        route = self._world.routes.table.get(fired.target.topic)
-        if route is None or route.record.topic_id != fired.target.topic_id:
-            self._redirect(one, "the topic that it was for has been deleted")
-            return
         data = self._batch(fired, one.messages)
         append = Append(
             batch=PendingBatch(memoryview(data), read_header(data)), size_bytes=len(data), reply=reply,
             deadline=self._world.clock.monotonic() + SEND_TIMEOUT_S,
         )  # fmt: skip
-        mailbox = route.partitions[fired.target.partition]
+        mailbox = self._world.routes.table[fired.target.topic].partitions[fired.target.partition]
         if not mailbox.offer(append):
             append.refuse(Overloaded(f"{mailbox.name} has too much to do"))
 
     def _batch(self, fired: Fired, messages: Sequence[Parked]) -> bytearray:
-        builder, now_ms = BatchBuilder(), self._world.clock.wall_ms()
+        builder, now_ms = BatchBuilder(bytes_max=2 * BATCH_BYTES_CEILING), self._world.clock.wall_ms()
         for message in messages:
-            builder.append(now_ms, message.key, message.value, _headers(message, fired))
+            if not builder.append(now_ms, message.key, message.value, headers_of(message)):
+                raise InvariantBroken("messages that were to go out together don't fit into one batch")
         data = builder.build()
         set_producer(data, OWN_PRODUCER_IDS + self._number, fired.epoch, fired.sequence)
         return data
@@ -385,17 +418,16 @@ class WheelFiring:
         """A target has answered."""
         fired, error = message.fired, message.error
         one = self._sending.get(fired.target)
-        if one is None or one.fired.offset != fired.offset:
+        if one is None or not _is_same(one.fired, fired):
             return  # from before the log was read anew
         if message.acked is not None:
             self._arrived(one)
         elif isinstance(error, OutOfOrderSequence | InvalidProducerEpoch):
-            self._reissue(one, fired.target, fired.reason)
+            self._begin_anew(one)
         elif isinstance(error, DduomqError) and (error.retriable or isinstance(error, CapacityReached)):
-            one.is_refused = isinstance(error, CapacityReached)
             self._again(one)
         elif isinstance(error, DduomqError):
-            self._redirect(one, error.message)
+            self._give_up(one, error.message)
         else:
             raise error or AssertionError("a batch without an answer")
 
@@ -413,50 +445,55 @@ class WheelFiring:
         pause = min(AGAIN_S * 2 ** min(one.tries - 1, 10), AGAIN_S_MAX)
         one.again_at = self._world.clock.monotonic() + pause
 
-    def _redirect(self, one: _Sending, reason: str) -> None:
-        """It can't be stored where it should: to the dead letters with it."""
-        to = self._dead(one.fired.target)
-        if one.fired.target.topic == DEAD_TOPIC and to == one.fired.target:
-            self._again(one)  # there is no better place
+    def _give_up(self, one: _Sending, reason: str) -> None:
+        """It can't be stored where it should: its messages become dead letters."""
+        fired, to = one.fired, self._dead(one.fired.target)
+        if to is None or to == fired.target:
+            self._again(one)  # there is no better place, or not yet
             return
-        if to == NOWHERE:
-            self._world.make_topic(DEAD_TOPIC)
-            self._again(one)
-            return
-        self._reissue(one, to, reason)
+        self._world.log.warning(
+            "delayed_messages_dead", wheel=self._mailbox.name, topic=fired.target.topic, reason=reason
+        )
+        assert one.messages is not None
+        dead = [buried(message, to, reason) for message in one.messages]
+        self.wheel.given_up(fired)
+        del self._sending[fired.target]
+        self.drop(number for _, number in fired.pairs)
 
-    def _reissue(self, one: _Sending, to: Target, reason: str) -> None:
-        """Another batch instead of one that was surely not stored; both are written down together."""
-        old = one.fired
-        again = self.wheel.redirect(old, to, reason)
-        if again is None:
-            self._again(one)
-            return
-        self._world.log.warning("delayed_batch_redirected", wheel=self._mailbox.name, to=to.topic, reason=reason)
-        del self._sending[old.target]
-        new = _Sending(again, one.messages, one.tries)
-        self._sending[to] = new
+        def stored(result: Acked | DduomqError) -> None:
+            if isinstance(result, DduomqError):
+                self._fail(result)
+            else:
+                self.parked(self.wheel.parked(dead, result.base_offset))
+
+        entries = [records.encode_parked(message) for message in dead]
+        self._journal.store_together([*entries, records.encode_delivered([fired.offset])], stored)
+
+    def _begin_anew(self, one: _Sending) -> None:
+        """The target has another idea of our sequence, so it has lost some: the same batch, in a new epoch of ours."""
+        old, again = one.fired, self.wheel.begin_anew(one.fired)
+        self._world.log.warning("delayed_batch_anew", wheel=self._mailbox.name, topic=old.target.topic)
+        one.fired = again
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, DduomqError):
                 self._fail(result)
                 return
-            new.fired = self.wheel.fired_at(new.fired, result.base_offset)
-            self._again(new)
+            one.fired = self.wheel.fired_at(one.fired, result.base_offset)
+            self._again(one)
 
-        self._journal.store_entries([records.encode_fired(again), records.encode_delivered([old.offset])], stored)
+        self._journal.store_together([records.encode_fired(again), records.encode_delivered([old.offset])], stored)
 
 
-def _headers(message: Parked, fired: Fired) -> Headers:
-    """A delivered message's own, and when it was due; for a dead letter also where it was to go, and why it did not."""
-    headers = [(name, content) for name, content in message.headers if name not in WISHES]
-    headers.append((UNTIL_HEADER, str(message.due_ms).encode()))
-    if message.schedule:
-        headers.append((SCHEDULE_HEADER, decode(message.schedule).name.encode()))
-    if fired.reason:
-        headers += [
-            (ORIGIN_TOPIC_HEADER, message.target.topic.encode()),
-            (ORIGIN_PARTITION_HEADER, str(message.target.partition).encode()),
-            (REASON_HEADER, fired.reason.encode()),
-        ]
-    return headers
+@attrs.define
+class Round:
+    """What one round does: batches that go out, messages that are parked for it, messages that are taken out."""
+
+    begun: list[_Sending] = attrs.field(factory=list)
+    following: list[Parked] = attrs.field(factory=list)
+    gone: list[records.Pair] = attrs.field(factory=list)
+
+
+def _is_same(one: Fired, other: Fired) -> bool:
+    """Whether they mean one batch, wherever its record lies."""
+    return (one.target, one.epoch, one.sequence) == (other.target, other.epoch, other.sequence)

@@ -9,9 +9,10 @@ from dduomq.delay.records import Fired, Pair, Parked, Target
 
 @attrs.frozen(kw_only=True)
 class Park(Message):
-    """All go to one target and have one origin; they are parked together, once."""
+    """All go to one target and have one origin; they are parked together, once. `deadline`: monotonic."""
 
     messages: tuple[Parked, ...]
+    deadline: float = float("inf")
 
 
 @attrs.frozen(kw_only=True)
@@ -21,6 +22,14 @@ class Unpark(Message):
     target: Target
     origin: tuple[int, int, int]
     pairs: tuple[Pair, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Confirm(Message):
+    """The batch that they came in is stored."""
+
+    target: Target
+    origin: tuple[int, int, int]
 
 
 @attrs.frozen(kw_only=True)

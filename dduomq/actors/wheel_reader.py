@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.journal import read_piece
+from dduomq.actors.journal import SERIALS, read_piece
 from dduomq.actors.partition_messages import Fetch, FetchPlan
 from dduomq.actors.wheel_messages import PieceFound, PieceRead
 from dduomq.delay import records
@@ -27,7 +27,9 @@ Found: TypeAlias = dict[int, Parked]
 class WheelReader:
     """`on_damage(offset, error)`: a message can't be read any more."""
 
-    __slots__ = ("_disk", "_found", "_mailbox", "_on_damage", "_partition", "_room", "_serial", "_then", "_wanted")
+    __slots__ = (
+        "_disk", "_found", "_mailbox", "_on_damage", "_on_reset", "_partition", "_room", "_serial", "_then", "_wanted",
+    )  # fmt: skip
 
     def __init__(
         self, mailbox: Mailbox, partition: Mailbox, disk: Mailbox, on_damage: Callable[[int, DduomqError], None]
@@ -40,24 +42,33 @@ class WheelReader:
         self._found: Found = {}
         self._room = 0
         self._serial = 0
+        self._on_reset: Callable[[DduomqError], None] | None = None
         self._then: Callable[[Found], None] | None = None
 
     @property
     def is_busy(self) -> bool:
         return self._then is not None
 
-    def read(self, entries: Iterable[Entry], bytes_max: int, then: Callable[[Found], None]) -> None:
-        """`then` gets the messages by their number: all, or what fits, or what could be read just now."""
+    def read(
+        self,
+        entries: Iterable[Entry],
+        bytes_max: int,
+        then: Callable[[Found], None],
+        on_reset: Callable[[DduomqError], None] | None = None,
+    ) -> None:
+        """`then` gets the messages by their number: all, or what fits, or what could be read just now.
+
+        `on_reset` is called instead when the log is to be read anew.
+        """
         self._wanted = deque(sorted(entry.offset for entry in entries))
-        self._found, self._room, self._then = {}, bytes_max, then
+        self._found, self._room, self._then, self._on_reset = {}, bytes_max, then, on_reset
         self._next()
 
     def _next(self) -> None:
         if not self._wanted or self._room <= 0:
             self._end()
             return
-        self._serial += 1
-        serial = self._serial
+        self._serial = serial = next(SERIALS)
         reply: Reply[FetchPlan] = Reply(
             lambda plan, error: self._mailbox.post(PieceFound(serial=serial, plan=plan, error=error))
         )
@@ -67,10 +78,12 @@ class WheelReader:
         if not self._partition.offer(ask):
             self._end()
 
-    def reset(self) -> None:
-        """Whoever asked does not want to know any more."""
-        self._serial += 1
-        self._then = None
+    def reset(self, error: DduomqError) -> None:
+        """What was asked for is not wanted any more: the log is read anew. Whoever wants to know is told."""
+        self._serial = next(SERIALS)
+        on_reset, self._then, self._on_reset = self._on_reset, None, None
+        if on_reset is not None:
+            on_reset(error)
 
     def _end(self) -> None:
         then, self._then = self._then, None

@@ -27,7 +27,7 @@ from dduomq.ports import Clock
 class WheelSchedules:
     """`fail(error)`: the log can't be written, and all must be read anew."""
 
-    __slots__ = ("_clock", "_fail", "_firing", "_journal", "_reader")
+    __slots__ = ("_changing", "_clock", "_fail", "_firing", "_journal", "_reader")
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class WheelSchedules:
         self._reader = reader
         self._firing = firing
         self._fail = fail
+        self._changing: set[str] = set()  # names whose change is on its way into the log
 
     def list(self, message: ListSchedules) -> None:
         assert message.reply is not None
@@ -52,6 +53,7 @@ class WheelSchedules:
         reply = message.reply
         assert reply is not None
         scheduled = self._firing.wheel.scheduled
+        self._check_idle(message.name)
         before = scheduled.get(message.name)
         if before is not None and not message.replace:
             raise ScheduleExists(f"there is a schedule {message.name!r}; delete it first, or replace it")
@@ -73,7 +75,9 @@ class WheelSchedules:
         entry = self._firing.wheel.find(*held.pair)
         if entry is None or self._reader.is_busy:
             raise WheelNotAvailable(f"the schedule {message.name!r} is just at work; try again")
-        self._reader.read([entry], BATCH_BYTES_CEILING, lambda found: self._pause(message, held, found))
+        self._reader.read(
+            [entry], BATCH_BYTES_CEILING, lambda found: self._pause(message, held, found), message.refuse
+        )  # fmt: skip
 
     def _pause(self, message: PauseSchedule, held: Scheduled, found: Found) -> None:
         reply, parked = message.reply, found.get(held.pair[1])
@@ -89,7 +93,12 @@ class WheelSchedules:
         except DduomqError as error:
             reply.fail(error)
 
+    def _check_idle(self, name: str) -> None:
+        if name in self._changing:
+            raise WheelNotAvailable(f"the schedule {name!r} is just being changed; try again")
+
     def _find(self, name: str) -> Scheduled:
+        self._check_idle(name)
         held = self._firing.wheel.scheduled.get(name)
         if held is None:
             raise ScheduleNotFound(f"there is no schedule {name!r}")
@@ -105,7 +114,10 @@ class WheelSchedules:
             entries.append(records.encode_cancelled([before.pair]))
             self._firing.wheel.unschedule(name)
 
+        self._changing.add(name)
+
         def stored(result: Acked | DduomqError) -> None:
+            self._changing.discard(name)
             if isinstance(result, DduomqError):
                 self._fail(result)
                 reply.fail(result)
@@ -114,4 +126,4 @@ class WheelSchedules:
                 self._firing.parked(self._firing.wheel.parked([after], result.base_offset))
             reply.set(None)
 
-        self._journal.store_entries(entries, stored)
+        self._journal.store_together(entries, stored)

@@ -9,18 +9,20 @@ from collections import OrderedDict, deque
 from typing import TypeAlias
 
 from dduomq.delay.records import NO_ORIGIN, Pair, Parked, Target
-from dduomq.limits import DELAY_REMEMBERED_MAX, PRODUCER_BATCHES_REMEMBERED
+from dduomq.limits import DELAY_PRODUCERS_MAX, DELAY_REMEMBERED_MAX, PRODUCER_BATCHES_REMEMBERED
 
 Origin: TypeAlias = tuple[int, int, int]
 Pairs: TypeAlias = "array[int]"  # due and number in turn
+OPEN_MAX = 100_000  # batches between their parking and the storing of what is left of them
 
 
 class Recent:
-    __slots__ = ("_batches", "_count")
+    __slots__ = ("_batches", "_count", "_open")
 
     def __init__(self) -> None:
         self._batches: OrderedDict[tuple[Target, int], deque[tuple[Origin, Pairs]]] = OrderedDict()
         self._count = 0
+        self._open: dict[tuple[Target, Origin], None] = {}
 
     def find(self, target: Target, origin: Origin) -> list[Pair] | None:
         """The messages of that batch, if it has been parked."""
@@ -42,12 +44,29 @@ class Recent:
                 self._count -= len(batches.popleft()[1])
         batches[-1][1].extend(parked.pair)
         self._count += 2
-        while self._count > 2 * DELAY_REMEMBERED_MAX and len(self._batches) > 1:
+        while self._count > 2 * DELAY_REMEMBERED_MAX or len(self._batches) > DELAY_PRODUCERS_MAX:
+            if len(self._batches) == 1:
+                break
             _, oldest = self._batches.popitem(last=False)
             self._count -= sum(len(pairs) for _, pairs in oldest)
 
+    def confirm(self, target: Target, origin: Origin) -> None:
+        """The batch is stored in its target."""
+        self._open.pop((target, origin), None)
+
+    def is_confirmed(self, target: Target, origin: Origin) -> bool:
+        """Whether it may be stored there; of what was replayed nobody knows, so it may."""
+        return (target, origin) not in self._open
+
+    def is_open(self, target: Target, origin: Origin) -> None:
+        """It has been parked in this life, and is not stored in its target yet."""
+        self._open[target, origin] = None
+        while len(self._open) > OPEN_MAX:
+            del self._open[next(iter(self._open))]
+
     def forget(self, target: Target, origin: Origin) -> None:
         """The batch was taken back: it may come again."""
+        self._open.pop((target, origin), None)
         batches = self._batches.get((target, origin[0]))
         for known in [known for known in batches or () if known[0] == origin]:
             assert batches is not None

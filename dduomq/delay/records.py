@@ -4,9 +4,9 @@ Always true: a record begins with (type, version); one that this release does no
 line, and is never skipped.
 
 parked     key: due, number, target, origin, schedule, key of the message · value and headers: the message's own
-fired      key: the batch that delivers: target, producer epoch, sequence, reason · value: (due, number) of each message
+fired      key: the batch that delivers: target, producer epoch, sequence · value: (due, number) of each message
 delivered  value: offsets of the `fired` records whose batch is in its target
-cancelled  value: (due, number) of each message
+cancelled  key: the batch that is taken back, if it is one: target, origin · value: (due, number) of each message
 position   key: target, epoch, next sequence: where `fired` records have been cleaned away
 """
 
@@ -26,7 +26,8 @@ NEW = -1  # a message's number is its record's offset, until it is moved
 NO_ORIGIN = (-1, -1, -1)
 _HEAD = struct.Struct(">BB")
 _PARKED = struct.Struct(">qqqhiI16sBH?")
-_FIRED = struct.Struct(">hiI16sBH")
+_UNPARKED = struct.Struct(">qhiI16s")
+_FIRED = struct.Struct(">hiI16s")
 Pair: TypeAlias = tuple[int, int]  # (due in ms, number)
 
 
@@ -60,16 +61,12 @@ class Parked:
 
 @attrs.frozen
 class Fired:
-    """One batch on its way: `epoch` and `sequence` are those of the wheel as a producer of `target`.
-
-    `reason`: why it goes there and not where it should have gone; empty for what is delivered as wished.
-    """
+    """One batch on its way: `epoch` and `sequence` are those of the wheel as a producer of `target`."""
 
     offset: int
     target: Target
     epoch: int
     sequence: int
-    reason: str
     pairs: tuple[Pair, ...]
 
 
@@ -80,7 +77,11 @@ class Delivered:
 
 @attrs.frozen
 class Cancelled:
+    """`origin`: of the batch that is taken back as if it had never come; `target`: where it was to go."""
+
     pairs: tuple[Pair, ...]
+    target: Target | None = None
+    origin: tuple[int, int, int] = NO_ORIGIN
 
 
 @attrs.frozen
@@ -108,26 +109,30 @@ def encode_parked(parked: Parked) -> Encoded:
 
 
 def encode_fired(fired: Fired) -> Encoded:
-    target, reason = fired.target, fired.reason[:REASON_CHARACTERS_MAX].encode()
-    name = target.topic.encode()
-    head = _FIRED.pack(
-        fired.epoch, fired.sequence, target.partition, bytes.fromhex(target.topic_id), len(name), len(reason)
-    )
-    return _HEAD.pack(FIRED, VERSION) + head + name + reason, _pack(n for pair in fired.pairs for n in pair), []
+    key = _HEAD.pack(FIRED, VERSION) + _place(fired.target, fired.epoch, fired.sequence)
+    return key, _pack(n for pair in fired.pairs for n in pair), []
 
 
 def encode_position(one: Position) -> Encoded:
-    name = one.target.topic.encode()
-    head = _FIRED.pack(one.epoch, one.sequence, one.target.partition, bytes.fromhex(one.target.topic_id), len(name), 0)
-    return _HEAD.pack(POSITION, VERSION) + head + name, b"", []
+    return _HEAD.pack(POSITION, VERSION) + _place(one.target, one.epoch, one.sequence), b"", []
+
+
+def _place(target: Target, epoch: int, sequence: int) -> bytes:
+    head = _FIRED.pack(epoch, sequence, target.partition, bytes.fromhex(target.topic_id))
+    return head + target.topic.encode()
 
 
 def encode_delivered(fired: Iterable[int]) -> Encoded:
     return _HEAD.pack(DELIVERED, VERSION), _pack(fired), []
 
 
-def encode_cancelled(pairs: Iterable[Pair]) -> Encoded:
-    return _HEAD.pack(CANCELLED, VERSION), _pack(n for pair in pairs for n in pair), []
+def encode_cancelled(
+    pairs: Iterable[Pair], target: Target | None = None, origin: tuple[int, int, int] = NO_ORIGIN
+) -> Encoded:  # fmt: skip
+    key = _HEAD.pack(CANCELLED, VERSION)
+    if target is not None:
+        key += _UNPARKED.pack(*origin, target.partition, bytes.fromhex(target.topic_id)) + target.topic.encode()
+    return key, _pack(n for pair in pairs for n in pair), []
 
 
 def decode(record: StoredRecord) -> Record:
@@ -146,7 +151,7 @@ def decode(record: StoredRecord) -> Record:
         if kind == DELIVERED:
             return Delivered(tuple(numbers))
         if kind == CANCELLED:
-            return Cancelled(_pairs(numbers))
+            return _cancelled(_pairs(numbers), key[_HEAD.size :])
         raise ValueError(f"type {kind}")
     except (struct.error, ValueError) as error:
         raise InvariantBroken(
@@ -168,12 +173,17 @@ def _parked(record: StoredRecord, key: bytes) -> Parked:
 
 
 def _fired(record: StoredRecord, key: bytes) -> Fired:
-    at = _HEAD.size
-    epoch, sequence, partition, topic_id, name_length, reason_length = _FIRED.unpack_from(key, at)
-    at += _FIRED.size
-    target = Target(key[at : at + name_length].decode(), topic_id.hex(), partition)
-    reason = key[at + name_length : at + name_length + reason_length].decode()
-    return Fired(record.offset, target, epoch, sequence, reason, _pairs(_unpack(record.value)))
+    epoch, sequence, partition, topic_id = _FIRED.unpack_from(key, _HEAD.size)
+    target = Target(key[_HEAD.size + _FIRED.size :].decode(), topic_id.hex(), partition)
+    return Fired(record.offset, target, epoch, sequence, _pairs(_unpack(record.value)))
+
+
+def _cancelled(pairs: tuple[Pair, ...], batch: bytes) -> Cancelled:
+    if not batch:
+        return Cancelled(pairs)
+    *origin, partition, topic_id = _UNPARKED.unpack_from(batch)
+    target = Target(batch[_UNPARKED.size :].decode(), topic_id.hex(), partition)
+    return Cancelled(pairs, target, (origin[0], origin[1], origin[2]))
 
 
 def _pack(numbers: Iterable[int]) -> bytes:

@@ -11,18 +11,18 @@ from collections.abc import Iterable
 from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Position, Record, Target
 from dduomq.delay.timeline import FIELDS, Entry
 from dduomq.delay.wheel import Open, Wheel
-from dduomq.errors import InvariantBroken
 from dduomq.wire.batch import SEQUENCE_MAX
 
 
 class Replay:
     """`apply` each record of the log, in order; then `finish`."""
 
-    __slots__ = ("_dead", "_entries", "_moved", "_open", "_recurring", "_wheel")
+    __slots__ = ("_dead", "_entries", "_moved", "_open", "_recurring", "_wheel", "lost")
 
     def __init__(self, now_ms: int) -> None:
         self._wheel = Wheel(now_ms)
         self._entries = array("q")
+        self.lost: list[Pair] = []
         self._dead: set[int] = set()
         self._moved: dict[int, int] = {}
         self._open: dict[Target, Fired] = {}  # the last batch of each target: those before have arrived
@@ -31,8 +31,9 @@ class Replay:
     def apply(self, record: Record) -> None:
         if isinstance(record, Parked):
             self._entries.extend((*record.pair, record.offset, self._wheel.index(record.target)))
-            self._wheel.recent.add(record)
             self._wheel.weigh(record)
+            if record.offset == record.number:
+                self._wheel.recent.add(record)
             if record.schedule:
                 self._recurring[record.number] = record
             if record.offset != record.number:
@@ -51,6 +52,8 @@ class Replay:
         else:
             assert isinstance(record, Cancelled)
             self._end(record.pairs)
+            if record.target is not None:
+                self._wheel.recent.forget(record.target, record.origin)
 
     def _end(self, pairs: Iterable[Pair]) -> None:
         for _, number in pairs:
@@ -58,7 +61,7 @@ class Replay:
             self._recurring.pop(number, None)
 
     def finish(self) -> Wheel:
-        """The wheel. Raises `InvariantBroken` if a message of an open batch is nowhere in the log."""
+        """The wheel. `lost` has the messages of open batches that are not in the log any more: it was damaged."""
         wanted: dict[Pair, Entry | None] = {pair: None for fired in self._open.values() for pair in fired.pairs}
         flat, dead, moved = self._entries, self._dead, self._moved
         for at in range(0, len(flat), FIELDS):
@@ -72,12 +75,10 @@ class Replay:
         for message in self._recurring.values():
             self._wheel.scheduled_next(message)
         for fired in self._open.values():
-            self._wheel.open[fired.target] = Open(fired, tuple(_found(wanted, pair) for pair in fired.pairs))
+            found = [held for pair in fired.pairs if (held := wanted[pair]) is not None]
+            if len(found) == len(fired.pairs):
+                self._wheel.open[fired.target] = Open(fired, tuple(found))
+            else:  # it can't be sent as it was: what is left of it goes out anew
+                self.lost += [pair for pair in fired.pairs if wanted[pair] is None]
+                self._wheel.give_back(found)
         return self._wheel
-
-
-def _found(wanted: dict[Pair, Entry | None], pair: Pair) -> Entry:
-    entry = wanted[pair]
-    if entry is None:
-        raise InvariantBroken(f"the delayed message {pair} is to be delivered, and is not in its log")
-    return entry

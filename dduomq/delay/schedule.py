@@ -15,7 +15,12 @@ import attrs
 import cbor2
 
 from dduomq.errors import InvalidDelay, InvalidSchedule
-from dduomq.limits import SCHEDULE_EVERY_MS_MIN, SCHEDULE_NAME_CHARACTERS_MAX, SCHEDULE_RULE_CHARACTERS_MAX
+from dduomq.limits import (
+    DELAY_MS_MAX,
+    SCHEDULE_EVERY_MS_MIN,
+    SCHEDULE_NAME_CHARACTERS_MAX,
+    SCHEDULE_RULE_CHARACTERS_MAX,
+)
 from dduomq.wire.delay import parse_delay
 
 PAUSED_MS = 1 << 53  # due at no time that will come
@@ -61,6 +66,9 @@ class Schedule:
                 return True, self.next_after(now_ms)
         return False, self.next_after(now_ms)
 
+    def paused(self) -> "Schedule":
+        return attrs.evolve(self, is_paused=True)
+
     def encode(self) -> bytes:
         return cbor2.dumps([self.name, self.rule, self.timezone, str(self.missed), self.start_ms, self.is_paused])
 
@@ -100,6 +108,8 @@ def _every(text: str) -> Callable[[int, int], int]:
         length = parse_delay(text)
     except InvalidDelay:
         raise InvalidSchedule(f"an interval of {text!r} can't be: write 90s, 10m, 2h or 7d") from None
+    if length > DELAY_MS_MAX:
+        raise InvalidSchedule(f"an interval of {length // 86_400_000} days is too long")
     if length < SCHEDULE_EVERY_MS_MIN:
         raise InvalidSchedule(f"an interval of {length} ms is too short: {SCHEDULE_EVERY_MS_MIN} ms is the least")
     return lambda start, ms: start + (max(0, ms - start) // length + 1) * length
@@ -118,7 +128,8 @@ def _cron(expression: str, zone: ZoneInfo) -> Callable[[int, int], int]:
     def following(_start: int, ms: int) -> int:
         try:
             moments = CronSim(expression, datetime.fromtimestamp(ms // 1000, zone))
-            return int(next(moments).timestamp()) * 1000
+            # in an hour that comes twice, what it gives first may lie in the first of the two
+            return next(at for moment in moments if (at := int(moment.timestamp()) * 1000) > ms)
         except CronSimError as error:
             raise InvalidSchedule(
                 f"a cron expression of {expression!r} can't be: {str(error).lower()}; it has five fields, "

@@ -6,13 +6,13 @@ were taken out, as compaction leaves them: so each record has an offset, and a r
 
 import attrs
 
-from dduomq.errors import InvalidRecord
+from dduomq.errors import InvalidRecord, InvariantBroken
 from dduomq.limits import DECOMPRESSED_BYTES_MAX
 from dduomq.ports import Buffer
 from dduomq.wire.batch import COMPRESSION_MASK, HEADER_BYTES, BatchHeader, build, read_header
 from dduomq.wire.compress import Compression, compress, decompress
 from dduomq.wire.delay import due_ms, mentions_delay
-from dduomq.wire.records import BatchBuilder, StoredRecord, decode
+from dduomq.wire.records import RECORD_OVERHEAD_BYTES_MAX, BatchBuilder, StoredRecord, decode
 
 KNOWN = frozenset(Compression)
 
@@ -50,6 +50,8 @@ def split(batch: Buffer, now_ms: int) -> tuple[list[Wish], bytearray] | None:
             wishes.append(Wish(record.offset - header.base_offset, due, record))
     if not wishes:
         return None
+    if header.count != header.last_offset_delta + 1:
+        raise InvalidRecord(f"a batch of {header.count} records with last offset delta {header.last_offset_delta}")
     if header.is_transactional or header.is_control:
         raise InvalidRecord("a record of a transaction can't be delayed: send it outside of one")
     return wishes, _rebuilt(header, rest)
@@ -60,10 +62,11 @@ def _rebuilt(header: BatchHeader, rest: list[StoredRecord]) -> bytearray:
     records, attributes = b"", header.attributes
     first, last = header.base_timestamp, header.max_timestamp
     if rest:
-        builder = BatchBuilder()
+        builder = BatchBuilder(bytes_max=DECOMPRESSED_BYTES_MAX + len(rest) * RECORD_OVERHEAD_BYTES_MAX)
         for record in rest:
             delta = record.offset - header.base_offset
-            builder.append(record.timestamp_ms, record.key, record.value, record.headers, delta)
+            if not builder.append(record.timestamp_ms, record.key, record.value, record.headers, delta):
+                raise InvariantBroken("what was one batch does not fit into one any more")
         plain = memoryview(builder.build())[HEADER_BYTES:]
         records = compress(Compression(attributes & COMPRESSION_MASK), plain)
         first, last = builder.first_timestamp, builder.max_timestamp

@@ -198,11 +198,11 @@ class Wheel:
         for entry in entries:
             self.timeline.add(entry)
 
-    def fire(self, to: Target, entries: Sequence[Entry], reason: str = "") -> Fired:
+    def fire(self, to: Target, entries: Sequence[Entry]) -> Fired:
         """The next batch to that target. Its offset is not known before it is in the log: see `fired_at`."""
         epoch, sequence = self.sequences.get(to, (0, 0))
         self.sequences[to] = epoch, (sequence + len(entries)) & SEQUENCE_MAX
-        fired = Fired(-1, to, epoch, sequence, reason, tuple((entry.due_ms, entry.number) for entry in entries))
+        fired = Fired(-1, to, epoch, sequence, tuple((entry.due_ms, entry.number) for entry in entries))
         self.open[to] = Open(fired, tuple(entries))
         return fired
 
@@ -217,17 +217,17 @@ class Wheel:
         del self.open[fired.target]
         self._release(fired.target)
 
-    def redirect(self, fired: Fired, to: Target, reason: str) -> Fired | None:
-        """The batch has surely not been stored: another one, there. None while that place is busy."""
-        if to != fired.target and to in self.open:
-            return None
-        is_lost = to == fired.target  # the target has another idea of our sequence: a new epoch begins at 0
-        self.sequences[fired.target] = (fired.epoch + 1, 0) if is_lost else (fired.epoch, fired.sequence)
+    def given_up(self, fired: Fired) -> None:
+        """The batch has surely not been stored, and is not sent any more: its sequence is free again."""
+        del self.open[fired.target]
+        self.sequences[fired.target] = fired.epoch, fired.sequence
+        self._release(fired.target)
+
+    def begin_anew(self, fired: Fired) -> Fired:
+        """The target has another idea of our sequence: the same batch as the first one of a new epoch."""
         entries = self.open.pop(fired.target).entries
-        again = self.fire(to, entries, reason)
-        if to != fired.target:
-            self._release(fired.target)
-        return again
+        self.sequences[fired.target] = fired.epoch + 1, 0
+        return self.fire(fired.target, entries)
 
     def _release(self, target: Target) -> None:
         self.give_back(_listed(self._held.pop(target, array("q"))))

@@ -12,7 +12,7 @@ import trio
 from dduomq.actors.actor import Reply, ask
 from dduomq.actors.partition_messages import Acked
 from dduomq.actors.router import TopicRoute
-from dduomq.actors.wheel_messages import Park, ParkedMessages, Unpark
+from dduomq.actors.wheel_messages import Confirm, Park, ParkedMessages, Unpark
 from dduomq.delay.records import NEW, NO_ORIGIN, Parked, Target
 from dduomq.delay.split import Wish, may_have_wishes, split
 from dduomq.errors import DduomqError, InvalidProducerEpoch, MessageTooLarge, OutOfOrderSequence
@@ -25,6 +25,7 @@ from dduomq.wire.delay import delay_id
 from dduomq.wire.records import size_of
 
 DELIVERED_OVERHEAD_BYTES = 100  # what a message has more when it is delivered
+PARKED_OVERHEAD_BYTES = 400  # and while it waits, with the name of its topic
 
 
 def has_wishes(batch: PendingBatch, settings: TopicSettings) -> bool:
@@ -36,7 +37,12 @@ def has_wishes(batch: PendingBatch, settings: TopicSettings) -> bool:
 
 
 async def park_wishes(
-    services: Services, route: TopicRoute, partition: int, batch: PendingBatch, reply: Reply[Acked]
+    services: Services,
+    route: TopicRoute,
+    partition: int,
+    batch: PendingBatch,
+    deadline: float,
+    reply: Reply[Acked],
 ) -> tuple[PendingBatch, Reply[Acked]]:
     """What is to be stored now, and where its ack goes; the batch as it was if nobody wished for anything.
 
@@ -53,7 +59,9 @@ async def park_wishes(
     messages = tuple(_parked(wish, target, origin) for wish in wishes)
     size = _check_sizes(messages, route.settings.max_message_bytes)
     number, wheel = await services.delays.wheel(target.topic_id, partition)
-    parked: ParkedMessages = await ask(wheel, lambda reply: Park(messages=messages, size_bytes=size, reply=reply))
+    parked: ParkedMessages = await ask(
+        wheel, lambda reply: Park(messages=messages, deadline=deadline, size_bytes=size, reply=reply)
+    )
     ids = tuple((wish.delta, delay_id(number, *pair)) for wish, pair in zip(wishes, parked.pairs, strict=True))
 
     def undo(error: BaseException | None) -> None:
@@ -63,9 +71,13 @@ async def park_wishes(
         """
         is_open = isinstance(error, DduomqError) and error.retriable and has_id
         if (parked.is_new and not is_open) or isinstance(error, OutOfOrderSequence | InvalidProducerEpoch):
-            wheel.offer(Unpark(target=target, origin=origin, pairs=parked.pairs))
+            wheel.post(Unpark(target=target, origin=origin, pairs=parked.pairs))
 
-    return PendingBatch(memoryview(rest), read_header(rest), is_own=True), _told(reply, ids, undo)
+    def confirm() -> None:
+        if has_id:
+            wheel.offer(Confirm(target=target, origin=origin))
+
+    return PendingBatch(memoryview(rest), read_header(rest), is_own=True), _told(reply, ids, confirm, undo)
 
 
 def _parked(wish: Wish, target: Target, origin: tuple[int, int, int]) -> Parked:
@@ -75,10 +87,11 @@ def _parked(wish: Wish, target: Target, origin: tuple[int, int, int]) -> Parked:
 
 def _check_sizes(messages: tuple[Parked, ...], bytes_max: int) -> int:
     """All together; each must fit into a batch of its own when its time comes."""
-    sizes = [size_of(one.key, one.value, one.headers) for one in messages]
-    if max(sizes) + HEADER_BYTES + DELIVERED_OVERHEAD_BYTES > bytes_max:
+    sizes = [size_of(one.key, one.value, one.headers) + PARKED_OVERHEAD_BYTES for one in messages]
+    largest = max(sizes) - PARKED_OVERHEAD_BYTES
+    if largest + HEADER_BYTES + DELIVERED_OVERHEAD_BYTES > bytes_max:
         raise MessageTooLarge(
-            f"a delayed record takes up to {max(sizes)} bytes; with what is added at its delivery that is more than "
+            f"a delayed record takes up to {largest} bytes; with what is added at its delivery that is more than "
             f"{bytes_max} (max.message.bytes)"
         )
     if sum(sizes) > DELAY_PARKED_BYTES_MAX:
@@ -90,10 +103,14 @@ def _check_sizes(messages: tuple[Parked, ...], bytes_max: int) -> int:
 
 
 def _told(
-    outer: Reply[Acked], ids: tuple[tuple[int, str], ...], undo: Callable[[BaseException | None], None]
+    outer: Reply[Acked],
+    ids: tuple[tuple[int, str], ...],
+    confirm: Callable[[], None],
+    undo: Callable[[BaseException | None], None],
 ) -> Reply[Acked]:
     def done(acked: Acked | None, error: BaseException | None) -> None:
         if acked is not None:
+            confirm()
             outer.set(attrs.evolve(acked, delayed=ids))
         else:
             undo(error)

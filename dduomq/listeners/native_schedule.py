@@ -10,6 +10,7 @@ from dduomq.delay.schedule import PAUSED_MS, make
 from dduomq.delay.wheel import Scheduled
 from dduomq.errors import InvalidTopic, MessageTooLarge, ScheduleNotFound
 from dduomq.ids import INTERNAL_PREFIX
+from dduomq.limits import SCHEDULED_BYTES_MAX
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.delaying import DELIVERED_OVERHEAD_BYTES
 from dduomq.listeners.services import Services
@@ -30,11 +31,13 @@ async def _add(services: Services, context: Context, body: wire.AddSchedule) -> 
     route = services.routes.table[body.topic]
     headers = [(one.name, one.content) for one in body.headers if one.name not in WISHES]
     size = size_of(body.key, body.value, headers) + HEADER_BYTES + DELIVERED_OVERHEAD_BYTES + len(body.name) * 4
-    if size > route.settings.max_message_bytes:
-        raise MessageTooLarge(
-            f"the message takes up to {size} bytes, the topic takes {route.settings.max_message_bytes} "
-            "(max.message.bytes)"
-        )
+    most = min(route.settings.max_message_bytes, SCHEDULED_BYTES_MAX)
+    if size > most:
+        raise MessageTooLarge(f"the message takes up to {size} bytes, {most} is the most for one that recurs")
+    if body.replace:
+        for one in await _find(services):
+            if one.schedule.name == body.name:
+                services.gate.admit(context, Operation.ALTER, one.target.topic)
     target = Target(body.topic, route.record.topic_id, body.partition)
     message = Parked(
         schedule.due(now_ms), NEW, -1, target, NO_ORIGIN, body.key, body.value, headers, schedule.encode()

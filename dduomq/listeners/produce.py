@@ -71,7 +71,7 @@ async def append(
         batch = check_one_batch(view)
         route = services.routes.table[topic]
         if has_wishes(batch, route.settings):
-            batch, reply = await park_wishes(services, route, partition, batch, reply)
+            batch, reply = await park_wishes(services, route, partition, batch, deadline, reply)
     except DduomqError as error:
         reply.fail(error)
         return

@@ -7,9 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dduomq.delay.timeline import DAY, HOUR, MINUTE, SECOND, Entry, Timeline
+from dduomq.delay import timeline
+from dduomq.delay.timeline import HOUR, MINUTE, SECOND, Entry, Timeline
 
 START = 1_700_000_000_000
+DAY = 24 * HOUR
 AWAY = st.one_of(
     st.integers(-10, 5 * SECOND), st.integers(0, 3 * MINUTE), st.integers(0, 3 * HOUR), st.integers(0, 900 * DAY)
 )
@@ -80,7 +82,20 @@ class Model(RuleBasedStateMachine):
             assert at <= min(entry.due_ms for entry in self.here.values())
 
 
+class CrowdedModel(Model):
+    """The same where three entries are a crowd."""
+
+    def __init__(self):
+        self.crowd, timeline.CROWD = timeline.CROWD, 3
+        super().__init__()
+
+    def teardown(self):
+        timeline.CROWD = self.crowd
+
+
 TestModel = Model.TestCase
+TestCrowdedModel = CrowdedModel.TestCase
+TestCrowdedModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestModel.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 

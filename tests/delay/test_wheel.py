@@ -12,11 +12,12 @@ import pytest
 from dduomq.delay import records
 from dduomq.delay.records import NEW, NO_ORIGIN, Fired, Parked, Position, Target
 from dduomq.delay.replay import Replay
-from dduomq.delay.timeline import DAY, HOUR, MINUTE
+from dduomq.delay.timeline import HOUR, MINUTE
 from dduomq.wire.batch import SEQUENCE_MAX
 from dduomq.wire.records import StoredRecord
 
 START = 1_700_000_000_000
+DAY = 24 * HOUR
 TARGETS = [Target(f"t{n}", f"{n:032x}", n) for n in range(3)]
 STEPS = 400
 
@@ -133,7 +134,7 @@ class Story:
             self.wheel.delivered(fired)
             self.delivered.append(fired.offset)
             return
-        again = self.wheel.redirect(fired, fired.target, "")
+        again = self.wheel.begin_anew(fired)
         first = self.store([records.encode_fired(again), records.encode_delivered([fired.offset])])
         self.send(self.wheel.fired_at(again, first))
 
@@ -152,14 +153,18 @@ class Story:
         """Move what counts from the log's beginning to its end, as the actor does."""
         piece = sorted(self.log)[: self.rng.randrange(1, 20)]
         found = [self.log[offset] for offset in piece]
-        is_open = {one.fired.offset for one in self.wheel.open.values()}
-        if any(isinstance(one, Fired) and one.offset in is_open for one in found):
-            return
         parked = [one for one in found if isinstance(one, Parked)]
         alive = self.wheel.alive([one.pair for one in parked])
         kept = {one.number: one for one in parked if one.number in alive}
         targets = sorted({one.target for one in found if isinstance(one, Fired | Position)})
         entries = [records.encode_parked(one) for one in kept.values()]
+        offsets = {one.offset for one in found if isinstance(one, Fired)}
+        again = [
+            one.fired
+            for one in self.wheel.open.values()
+            if one.fired.offset in offsets or any(entry.number in kept for entry in one.entries)
+        ]
+        entries += [records.encode_fired(fired) for fired in again]
         known = [(to, *self.wheel.sequences[to]) for to in targets if to in self.wheel.sequences]
         entries += [records.encode_position(Position(*one)) for one in known]
         if self.delivered:
@@ -167,6 +172,8 @@ class Story:
             self.delivered = []
         first = self.store(entries)
         self.wheel.move({number: (one.due_ms, first + at) for at, (number, one) in enumerate(kept.items())})
+        for at, fired in enumerate(again, first + len(kept)):
+            self.wheel.fired_at(fired, at)
         self.perhaps_crash()
         for offset in piece:
             del self.log[offset]
