@@ -100,6 +100,7 @@ class History:
     worked: dict[Place, set[int]] = attrs.field(factory=dict)
     committed: list[tuple[Place, int]] = attrs.field(factory=list)
     delayed: dict[str, Delayed] = attrs.field(factory=dict)
+    set_back_ms: int = 0  # of the clock, in all
     arrived: list[Arrived] = attrs.field(factory=list)
     group_ends: dict[Place, int] = attrs.field(factory=dict)  # how far the group has come at the end
 
@@ -127,7 +128,7 @@ def check(history: History) -> None:
     check_owners(history.owned)
     check_commits(history.committed)
     check_work(history.final, history.worked, history.group_ends)
-    check_delays(history.delayed, history.arrived)
+    check_delays(history.delayed, history.arrived, history.set_back_ms)
 
 
 def _is_missing(history: History, place: Place, offset: int, value: str, found: str | None) -> bool:

@@ -47,12 +47,15 @@ MOST = {Fate.ACKED: 1, Fate.IN_DOUBT: 1, Fate.REFUSED: 0, Fate.CANCELLED: 0}
 LEAST = {Fate.ACKED: 1, Fate.IN_DOUBT: 0, Fate.REFUSED: 0, Fate.CANCELLED: 0}
 
 
-def check_delays(delayed: Mapping[str, Delayed], arrived: Iterable[Arrived]) -> None:
-    """Raises `DelayViolation`."""
+def check_delays(delayed: Mapping[str, Delayed], arrived: Iterable[Arrived], set_back_ms: int) -> None:
+    """Raises `DelayViolation`.
+
+    `set_back_ms`: by how much the clock was set back in all: what was due may have been on its way at that moment.
+    """
     arrived = list(arrived)
     counts = Counter(one.value for one in arrived)
     for one in arrived:
-        if not delayed[one.value].due_ms <= one.until_ms <= one.timestamp_ms:
+        if not delayed[one.value].due_ms <= one.until_ms <= one.timestamp_ms + set_back_ms:
             raise DelayViolation(f"I25: {one} came before its time: {delayed[one.value]}")
     for message in delayed.values():
         count, fate = counts[message.value], message.fate

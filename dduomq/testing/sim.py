@@ -194,7 +194,9 @@ class Simulation:
                 self.network.break_one()
             elif kind < 0.4:
                 self._count("clock jump")
-                self.clock.jump(rng.randrange(-CLOCK_JUMP_MAX_MS, CLOCK_JUMP_MAX_MS))
+                by_ms = rng.randrange(-CLOCK_JUMP_MAX_MS, CLOCK_JUMP_MAX_MS)
+                self.history.set_back_ms += max(0, -by_ms)
+                self.clock.jump(by_ms)
             elif kind < 0.5:
                 await self._disk_trouble("full disk", Faults(is_full=True))
             elif kind < 0.55:
