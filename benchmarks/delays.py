@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from functools import partial
 from random import Random
 
 import trio
@@ -21,7 +22,8 @@ TIMEOUT_S = 300
 def run(results: Results, *, quick: bool) -> None:
     _many(results, MESSAGES // 10 if quick else MESSAGES)
     with node() as running:
-        trio.run(_punctual, running.address, results, 5 if quick else 15)
+        for beforehand in (True, False):
+            trio.run(partial(_punctual, running.address, results, 5 if quick else 15, beforehand=beforehand))
 
 
 def _many(results: Results, count: int) -> None:
@@ -106,30 +108,40 @@ async def _at_once(running: NodeProcess, results: Results, due_ms: int) -> None:
     results.add("delays", "of them early", early, "records", goal="0")
 
 
-async def _punctual(address: str, results: Results, seconds: int) -> None:
-    """A thousand a second, each for a moment within three seconds."""
+async def _punctual(address: str, results: Results, seconds: int, *, beforehand: bool) -> None:
+    """A thousand fall due each second: parked in batches beforehand, or one by one meanwhile."""
     late: list[float] = []
     rng = Random(2)
+    count = seconds * RATE
+    topic = "before" if beforehand else "meanwhile"
+
+    async def park(mq: dduomq.Client) -> None:
+        first_ms = int(time.time() * 1000) + 5_000
+        for partition in range(PARTITIONS):
+            due = [dduomq.Message(b"x" * 100, deliver_at=first_ms + n) for n in range(partition, count, PARTITIONS)]
+            for at in range(0, len(due), BATCH):
+                await mq.send_batch(topic, due[at : at + BATCH], partition=partition)
 
     async def send(mq: dduomq.Client, number: int) -> None:
-        await mq.send("t", b"x" * 100, delay=rng.uniform(0.05, 3.0), partition=number % PARTITIONS)
+        await mq.send(topic, b"x" * 100, delay=rng.uniform(0.05, 3.0), partition=number % PARTITIONS)
 
     async def produce(mq: dduomq.Client) -> None:
         begun = trio.current_time()
         async with trio.open_nursery() as nursery:
-            for number in range(seconds * RATE):
+            for number in range(count):
                 await trio.sleep_until(begun + number / RATE)
                 nursery.start_soon(send, mq, number)
 
     async with dduomq.connect(address) as mq, dduomq.connect(address) as other:
-        await mq.admin.create_topic("t", partitions=PARTITIONS)
-        async with other.reader("t") as reader, trio.open_nursery() as nursery:
-            nursery.start_soon(produce, mq)
+        await mq.admin.create_topic(topic, partitions=PARTITIONS)
+        async with other.reader(topic) as reader, trio.open_nursery() as nursery:
+            nursery.start_soon(park if beforehand else produce, mq)
             with trio.fail_after(TIMEOUT_S):
                 async for record in reader:
                     late.append(time.time() * 1000 - int(record.header("dduomq-delayed-until") or 0))
-                    if len(late) == seconds * RATE:
+                    if len(late) == count:
                         break
-    results.add("delays", f"late at {RATE:,}/s, p50", percentile(late, 0.5), "ms", goal="< 5")
-    results.add("delays", f"late at {RATE:,}/s, p99", percentile(late, 0.99), "ms", goal="< 50")
-    results.add("delays", f"early at {RATE:,}/s", sum(one < 0 for one in late), "records", goal="0")
+    how = f"at {RATE:,}/s, parked {'beforehand' if beforehand else 'one by one meanwhile'}"
+    results.add("delays", f"late {how}, p50", percentile(late, 0.5), "ms", goal="< 5")
+    results.add("delays", f"late {how}, p99", percentile(late, 0.99), "ms", goal="< 50")
+    results.add("delays", f"early {how}", sum(one < 0 for one in late), "records", goal="0")

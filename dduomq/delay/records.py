@@ -12,6 +12,7 @@ position   key: target, epoch, next sequence: where `fired` records have been cl
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 import attrs
@@ -31,7 +32,7 @@ _FIRED = struct.Struct(">hiI16s")
 Pair: TypeAlias = tuple[int, int]  # (due in ms, number)
 
 
-@attrs.frozen(order=True)
+@attrs.frozen(order=True, cache_hash=True)
 class Target:
     """A partition, by its topic's id: one that is made again under the name is another."""
 
@@ -160,11 +161,17 @@ def decode(record: StoredRecord) -> Record:
         ) from error
 
 
+@lru_cache(maxsize=4_096)
+def _target(topic: bytes, topic_id: bytes, partition: int) -> Target:
+    """One and the same for all its messages: a replay meets each a million times."""
+    return Target(topic.decode(), topic_id.hex(), partition)
+
+
 def _parked(record: StoredRecord, key: bytes) -> Parked:
     at = _HEAD.size
     due_ms, number, pid, epoch, sequence, partition, topic_id, length, more, has_key = _PARKED.unpack_from(key, at)
     at += _PARKED.size
-    target = Target(key[at : at + length].decode(), topic_id.hex(), partition)
+    target = _target(key[at : at + length], topic_id, partition)
     at += length
     return Parked(
         due_ms, record.offset if number == NEW else number, record.offset, target, (pid, epoch, sequence),
