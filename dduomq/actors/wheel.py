@@ -239,7 +239,7 @@ class WheelActor(Actor):
                 return
             pairs = self._parked(messages, result)
             if first.origin != NO_ORIGIN:
-                self._firing.wheel.recent.is_open(*batch)
+                self._firing.wheel.recent.opened(*batch)
             for waiting in replies:
                 waiting.set(ParkedMessages(pairs, is_new=waiting is reply))
 

@@ -58,7 +58,7 @@ class Recent:
         """Whether it may be stored there; of what was replayed nobody knows, so it may."""
         return (target, origin) not in self._open
 
-    def is_open(self, target: Target, origin: Origin) -> None:
+    def opened(self, target: Target, origin: Origin) -> None:
         """It has been parked in this life, and is not stored in its target yet."""
         self._open[target, origin] = None
         while len(self._open) > OPEN_MAX:
