@@ -383,7 +383,7 @@ class WheelActor(Actor):
     def _set_alarm(self) -> None:
         at = self._journal.retry_at
         if self._journal.is_loaded:
-            due = self._firing.next_at()
+            due = min(self._firing.next_at(), self._cleaning.next_at())
             if due != NEVER:
                 at = min(at, due, self._world.clock.monotonic() + LOOK_S)
         if at < self._alarm_at:

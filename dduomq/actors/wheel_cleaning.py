@@ -10,7 +10,7 @@ from functools import partial
 
 from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.journal import SERIALS, Journal, read_piece
+from dduomq.actors.journal import NEVER, SERIALS, Journal, read_piece
 from dduomq.actors.partition_messages import Acked, Fetch, FetchPlan
 from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import HeadFound, HeadRead
@@ -19,17 +19,30 @@ from dduomq.delay.records import Fired, Parked, Position, Record
 from dduomq.errors import DduomqError
 from dduomq.limits import DELAY_CLEAN_BYTES, MIB
 from dduomq.ports import Clock
+from dduomq.wire.records import size_of
 
 PIECE_BYTES = 1 * MIB
 AGAIN_S = 0.5
+ROUND_S = 0.005  # what is taken from the wheel is on its way soon
 
 
 class WheelCleaning:
     """`fail(error)`: the log can't be written, and all must be read anew."""
 
     __slots__ = (
-        "_clock", "_disk", "_fail", "_firing", "_journal", "_mailbox", "_not_before", "_partition", "_serial",
-        "_threshold", "_until", "is_busy",
+        "_clock",
+        "_disk",
+        "_fail",
+        "_firing",
+        "_journal",
+        "_kept_bytes",
+        "_mailbox",
+        "_not_before",
+        "_partition",
+        "_serial",
+        "_threshold",
+        "_until",
+        "is_busy",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +66,7 @@ class WheelCleaning:
         self._not_before = 0.0
         self._threshold = 0  # bytes; more, and the log is cleaned
         self._until = 0  # the offset up to which it is
+        self._kept_bytes = 0  # what this going-through has moved so far
         self.is_busy = False
 
     def reset(self) -> None:
@@ -68,15 +82,19 @@ class WheelCleaning:
             self._threshold = DELAY_CLEAN_BYTES + 2 * self._firing.wheel.bytes_waiting
         if self._until and self._journal.start >= self._until:
             self._until = 0
-            self._threshold = DELAY_CLEAN_BYTES + 2 * size
+            self._threshold = DELAY_CLEAN_BYTES + 2 * self._kept_bytes
         if not self._until and size > self._threshold:
-            self._until = end
+            self._until, self._kept_bytes = end, 0
         return self._until > 0
 
-    def _another_time(self) -> None:
+    def _another_time(self, pause_s: float = AGAIN_S) -> None:
         """It could not be done just now."""
         self.is_busy = False
-        self._not_before = self._clock.monotonic() + AGAIN_S
+        self._not_before = self._clock.monotonic() + pause_s
+
+    def next_at(self) -> float:
+        """When there is something to do, on the monotonic clock."""
+        return self._not_before if self._until and not self.is_busy else NEVER
 
     def go(self) -> None:
         """Move the first piece, if the log has become too long."""
@@ -111,8 +129,11 @@ class WheelCleaning:
     def read_done(self, message: HeadRead) -> None:
         if message.serial != self._serial:
             return
-        if not isinstance(message.result, tuple) or self._firing.is_taking:
+        if not isinstance(message.result, tuple):
             self._another_time()
+            return
+        if self._firing.is_taking:
+            self._another_time(ROUND_S)
             return
         next_offset, found, size = message.result
         self._move(found, next_offset, size)
@@ -127,6 +148,7 @@ class WheelCleaning:
         offsets = {one.offset for one in found if isinstance(one, Fired)}
         again = self._firing.touching(offsets, kept)
         entries = [records.encode_parked(one) for one in kept.values()]
+        kept_bytes = sum(size_of(*entry) for entry in entries)
         entries += [records.encode_fired(one) for one in again]  # behind its messages, or they would come once more
         entries += [records.encode_position(one) for one in self._firing.positions_of(targets)]
         entries += self._firing.arrived()
@@ -140,6 +162,7 @@ class WheelCleaning:
                 self._fail(result)  # both copies may be there: the later one counts
                 return
             moved = {number: (one.due_ms, result.base_offset + at) for at, (number, one) in enumerate(kept.items())}
+            self._kept_bytes += kept_bytes
             self._firing.moved(moved)
             behind = result.base_offset + len(kept)
             self._firing.refired({one.target: (one, behind + at) for at, one in enumerate(again)})

@@ -16,7 +16,7 @@ from tests.sim.mutants import MUTANTS
 
 SEEDS = 200
 GROUP = 10
-SEEDS_FOR_A_MUTANT = 120
+SEEDS_FOR_A_MUTANT = 240
 FAULTS = {
     "stop", "kill", "power loss", "broken connection", "clock jump", "full disk", "failing sync", "slow disk",
     "actor crash", "flipped bit in a log", "flipped bit in a hint",
