@@ -64,14 +64,18 @@ class ReadingClient:
         [] when there are none after `wait` seconds.
         """
         start = await find_offset(self._wire.ask, topic, partition, offset, self._timeout_ms)
-        part = native.FetchPart(topic, partition, start, max_bytes)
-        body = native.Fetch(int(wait * 1000), 1, max_bytes, _isolation(isolation), (part,), filter)
-        plain, payload = await self._wire.ask(body, int((wait + 10) * 1000))
-        fetched = native.from_plain(native.Fetched, plain).parts[0]
-        if fetched.code:
-            raise from_code(fetched.code, fetched.message or "")
         decoder = Decoder(topic, partition, start, self._deserialize)
-        return self._shown(decoder.decode(payload, fetched.aborted))[:max_records]
+        while True:
+            at = decoder.position
+            part = native.FetchPart(topic, partition, at, max_bytes)
+            body = native.Fetch(int(wait * 1000), 1, max_bytes, _isolation(isolation), (part,), filter)
+            plain, payload = await self._wire.ask(body, int((wait + 10) * 1000))
+            fetched = native.from_plain(native.Fetched, plain).parts[0]
+            if fetched.code:
+                raise from_code(fetched.code, fetched.message or "")
+            records = self._shown(decoder.decode(payload, fetched.aborted))
+            if records or decoder.position == at:  # else only holes were there: records may lie behind them
+                return records[:max_records]
 
     def _shown(self, records: list[Record]) -> list[Record]:
         if not self._interceptors:

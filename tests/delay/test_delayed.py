@@ -496,3 +496,15 @@ async def test_a_sequence_that_does_not_fit_takes_back_what_an_earlier_try_parke
         assert await mq.admin.count_delayed() == 0
         assert await produce(b"tried before", 1, [("dduomq-delay", b"60s")]) == 0
         assert await mq.admin.count_delayed() == 1
+
+
+async def test_pull_looks_behind_the_holes_that_delayed_records_leave(autojump_clock):
+    """What it could read at once had no record: those behind it are not "none"."""
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        for n in range(3):
+            await mq.send("t", f"later {n}", delay=500)
+        await mq.send("t", "now" * 1_000)
+        (found,) = await mq.pull("t", offset=0, max_bytes=200)
+        assert (found.offset, found.raw_value) == (3, b"now" * 1_000)
+        assert await mq.pull("t", offset=4, wait=0.1) == []
