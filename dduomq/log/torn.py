@@ -23,6 +23,9 @@ def find_behind(files: Files, path: str, position: int, length: int, expected: i
 
     None means that there is none: a torn tail, as far as this file tells.
     """
+    complete = _behind_wrong_length(files, path, position, length, expected)
+    if complete is not None:
+        return complete
     if is_unwritten(files, path, position, length):
         return None
     header = _header_of(files, path, position, expected)
@@ -42,12 +45,34 @@ def find_behind(files: Files, path: str, position: int, length: int, expected: i
 
 def is_cut_short(files: Files, path: str, position: int, length: int, expected: int) -> bool:
     """Whether the bad batch at `position` lacks its end: the file stops in it, or a part was never written."""
-    if length - position < HEADER_BYTES or is_unwritten(files, path, position, length):
+    if length - position < HEADER_BYTES:
+        return True
+    if _behind_wrong_length(files, path, position, length, expected) is not None:
+        return False
+    if is_unwritten(files, path, position, length):
         return True
     header = _header_of(files, path, position, expected)
     if header is None or position + header.size <= length:
         return False
     return _crc_between(files, path, position, length) != header.crc
+
+
+def _behind_wrong_length(
+    files: Files, path: str, position: int, length: int, expected: int
+) -> tuple[int, BatchHeader] | None:  # fmt: skip
+    """The whole batch that begins before the bad one says that it ends, if all of that is there but its length.
+
+    Without this, the zeros that another batch begins with could pass for a sector of this one that was never written.
+    """
+    header = _header_of(files, path, position, expected)
+    if header is None:
+        return None
+    for at, following in _whole_batches(files, path, position + HEADER_BYTES, length, expected):
+        if at >= position + header.size:
+            return None
+        if _crc_between(files, path, position, at) == header.crc:
+            return at, following
+    return None
 
 
 def is_unwritten(files: Files, path: str, position: int, length: int) -> bool:
