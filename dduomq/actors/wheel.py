@@ -36,6 +36,7 @@ from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.alarms import Alarm
 from dduomq.actors.journal import NEVER, Begun, Fetched, Journal, JournalWorld, Loaded, Stored
 from dduomq.actors.partition_messages import Acked
+from dduomq.actors.record_reader import PieceFound, PieceRead
 from dduomq.actors.wheel_cleaning import WheelCleaning
 from dduomq.actors.wheel_firing import WheelFiring, WheelWorld
 from dduomq.actors.wheel_messages import (
@@ -50,8 +51,6 @@ from dduomq.actors.wheel_messages import (
     Park,
     ParkedMessages,
     PauseSchedule,
-    PieceFound,
-    PieceRead,
     PutSchedule,
     Reschedule,
     Sent,
@@ -311,7 +310,9 @@ class WheelActor(Actor):
             raise DelayedNotFound(_gone(message.pair))
         if self._reader.is_busy:
             raise WheelNotAvailable(f"{self.mailbox.name} is reading what is due; try again")
-        self._reader.read([entry], BATCH_BYTES_CEILING, lambda found: self._reschedule(message, found), message.refuse)
+        self._reader.read_entries(
+            [entry], BATCH_BYTES_CEILING, lambda found: self._reschedule(message, found), message.refuse
+        )
 
     def _reschedule(self, message: Reschedule, found: Found) -> None:
         reply = message.reply

@@ -218,7 +218,7 @@ class WheelFiring:
         self._is_busy = True
         missing = [entry for entries in due.values() for entry in entries if entry.number not in self._cache]
         if missing:
-            self._reader.read(missing, ROUND_BYTES, partial(self._fire, due))
+            self._reader.read_entries(missing, ROUND_BYTES, partial(self._fire, due))
         else:
             self._fire(due, {})
 
@@ -232,7 +232,7 @@ class WheelFiring:
         if soon:
             soon.sort()
             room = DELAY_CACHE_BYTES_MAX - self._cache_bytes
-            self._reader.read(soon[:DELAY_ROUND_MESSAGES_MAX], room, self._keep_all)
+            self._reader.read_entries(soon[:DELAY_ROUND_MESSAGES_MAX], room, self._keep_all)
 
     def _keep_all(self, found: Found) -> None:
         for message in found.values():
@@ -369,7 +369,7 @@ class WheelFiring:
             elif not self._reader.is_busy:
                 one.again_at = NEVER
                 entries = self.wheel.open[one.fired.target].entries
-                self._reader.read(entries, 2 * BATCH_BYTES, partial(self._read_again, one))
+                self._reader.read_entries(entries, 2 * BATCH_BYTES, partial(self._read_again, one))
 
     def _read_again(self, one: _Sending, found: Found) -> None:
         """A batch that was open when the wheel was read: the same messages in the same order."""

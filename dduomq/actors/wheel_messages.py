@@ -109,21 +109,6 @@ class WaitingMessages:
 
 
 @attrs.frozen(kw_only=True)
-class PieceFound(Message):
-    """Where a piece of the log is that has messages that are wanted. `serial` is the reading's."""
-
-    serial: int
-    plan: FetchPlan | None
-    error: BaseException | None
-
-
-@attrs.frozen(kw_only=True)
-class PieceRead(Message):
-    serial: int
-    result: object
-
-
-@attrs.frozen(kw_only=True)
 class HeadFound(Message):
     """Where the log's first piece is. `serial` is the cleaning's."""
 

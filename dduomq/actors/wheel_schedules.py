@@ -75,7 +75,7 @@ class WheelSchedules:
         entry = self._firing.wheel.find(*held.pair)
         if entry is None or self._reader.is_busy:
             raise WheelNotAvailable(f"the schedule {message.name!r} is just at work; try again")
-        self._reader.read(
+        self._reader.read_entries(
             [entry], BATCH_BYTES_CEILING, lambda found: self._pause(message, held, found), message.refuse
         )  # fmt: skip
 
