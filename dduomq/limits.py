@@ -93,6 +93,14 @@ OFFSET_METADATA_CHARACTERS_MAX = 4_096
 OFFSET_RETENTION_MS = 7 * 24 * 3_600_000  # of a group without members
 GROUPS_REWRITE_BYTES = 64 * MIB  # when a coordinator's log has grown by so much, its state is written anew
 
+# records that a group sets aside
+ASIDE_OFFSETS_MAX = 500  # of one request
+ASIDE_RANGES_MAX = 10_000  # that one group has of one partition behind what it has committed
+ASIDE_WAITING_MAX = 100_000  # records of one coordinator that are to be copied
+ASIDE_TEXT_CHARACTERS_MAX = 1_000  # of an error or a reason
+HANDOVER_RECORDS_MAX = 500  # copied at once
+HANDOVER_BYTES_MAX = 4 * MIB
+
 # delayed messages
 DELAY_PARTITIONS = 4  # of the internal topic: so many wheels
 DELAY_MS_MAX = 100 * 366 * 86_400_000

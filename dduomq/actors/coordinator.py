@@ -10,6 +10,8 @@
 | RemoveMember | listeners | None | nothing | a member is put out |
 | Commit | listeners | refused places | nothing | offsets are stored, then answered |
 | FetchOffsets | listeners | places and offsets | nothing | what is stored |
+| SetAside | listeners | BeenSetAside | nothing | records are done with here; their copies follow elsewhere |
+| FetchAside | listeners | places and ranges | nothing | which records are set aside |
 | DeleteOffsets | listeners | places that may not go | nothing | offsets are forgotten |
 | ListGroups | listeners | tuple of GroupOverview | nothing | a picture of all |
 | DescribeGroup | listeners | GroupDescription | nothing | a picture of one |
@@ -19,6 +21,9 @@
 | Fetched | partition | nothing | nothing | a piece of the log is to be read at the start |
 | Loaded | disk | nothing | nothing | a piece of the log has been read |
 | Stored | partition | nothing | nothing | a batch of records is in the log, or could not be |
+| PieceFound | partition | nothing | nothing | where a record lies that is to be copied is known |
+| PieceRead | disk | nothing | nothing | it has been read |
+| HandedOver | wheel | nothing | nothing | a wheel has copies, or could not take them |
 
 Always true: requests make records, records make state: an offset is shown, and an assignment given out, only after
 its record is as durable as the topic `__groups` promises; whoever replays the log has the same state. The log does
@@ -30,6 +35,7 @@ from typing import ClassVar
 
 from dduomq.actors.actor import Actor, Mailbox, Message
 from dduomq.actors.alarms import Alarm
+from dduomq.actors.coordinator_aside import SettingAside
 from dduomq.actors.coordinator_classic import ClassicMembers
 from dduomq.actors.coordinator_consumer import ConsumerMembers
 from dduomq.actors.coordinator_log import CoordinatorLog, Entry
@@ -38,19 +44,23 @@ from dduomq.actors.coordinator_messages import (
     DeleteGroup,
     DeleteOffsets,
     DescribeGroup,
+    FetchAside,
     FetchOffsets,
     GroupBeat,
+    HandedOver,
     Heartbeat,
     Join,
     Leave,
     ListGroups,
     RemoveMember,
+    SetAside,
     Sync,
 )
 from dduomq.actors.coordinator_table import CoordinatorWorld, Group, GroupTable, Parked
 from dduomq.actors.coordinator_upgraded import UpgradedMembers
 from dduomq.actors.journal import Begun, Fetched, JournalWorld, Loaded, Stored
 from dduomq.actors.partition_messages import Acked
+from dduomq.actors.record_reader import PieceFound, PieceRead
 from dduomq.errors import (
     CoordinatorLoading,
     CoordinatorNotAvailable,
@@ -65,7 +75,17 @@ from dduomq.groups import records
 from dduomq.groups.classic import ClassicGroup
 from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.member import NEVER
-from dduomq.groups.records import ConsumersKey, GroupKey, Key, MemberKey, OffsetKey, Place
+from dduomq.groups.records import (
+    AsideKey,
+    ConsumersKey,
+    GroupKey,
+    HandedKey,
+    Key,
+    MarksKey,
+    MemberKey,
+    OffsetKey,
+    Place,
+)
 from dduomq.groups.subscription import topics_of
 from dduomq.limits import DESCRIBE_WAIT_MS_MAX, OFFSET_RETENTION_MS
 
@@ -76,7 +96,7 @@ class CoordinatorActor(Actor):
     """Answers for the groups of one partition of `__groups`."""
 
     __slots__ = (
-        "_alarm_at", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_table", "_world",
+        "_alarm_at", "_aside", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_table", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Join: "_on_join",
@@ -87,6 +107,8 @@ class CoordinatorActor(Actor):
         RemoveMember: "_on_remove_member",
         Commit: "_on_commit",
         FetchOffsets: "_on_fetch_offsets",
+        SetAside: "_on_set_aside",
+        FetchAside: "_on_fetch_aside",
         DeleteOffsets: "_on_delete_offsets",
         ListGroups: "_on_list_groups",
         DescribeGroup: "_on_describe_group",
@@ -96,16 +118,20 @@ class CoordinatorActor(Actor):
         Fetched: "_on_fetched",
         Loaded: "_on_loaded",
         Stored: "_on_stored",
+        PieceFound: "_on_piece_found",
+        PieceRead: "_on_piece_read",
+        HandedOver: "_on_handed_over",
     }
 
-    def __init__(self, mailbox: Mailbox, partition: Mailbox, world: CoordinatorWorld) -> None:
+    def __init__(self, mailbox: Mailbox, number: int, partition: Mailbox, world: CoordinatorWorld) -> None:
         super().__init__(mailbox)
         self._world = world
         self._log = CoordinatorLog(
             mailbox, JournalWorld(partition, world.disk, world.clock, world.log, CoordinatorNotAvailable), self._apply,
-            lambda: [group.everything() for group in self._table.groups.values()],
+            lambda: [self._aside.everything(), *(group.everything() for group in self._table.groups.values())],
         )  # fmt: skip
         self._table = GroupTable(mailbox.name, self._log, world)
+        self._aside = SettingAside(mailbox, number, self._table, self._on_failure)
         self._consumer = ConsumerMembers(self._table, self._on_failure)
         upgraded = UpgradedMembers(self._table, lambda group, then: self._consumer.settle(group, [], then))
         self._classic = ClassicMembers(self._table, upgraded, self._on_failure)
@@ -133,12 +159,23 @@ class CoordinatorActor(Actor):
     def _on_stored(self, message: Stored) -> None:
         self._log.stored(message)
 
+    def _on_piece_found(self, message: PieceFound) -> None:
+        self._aside.reader.found(message)
+
+    def _on_piece_read(self, message: PieceRead) -> None:
+        self._aside.reader.read_done(message)
+
+    def _on_handed_over(self, message: HandedOver) -> None:
+        self._aside.handed_over(message)
+
     def _apply(self, key: Key, value: bytes | None) -> None:
         """What a record says is so."""
         table, now = self._table, self._table.now()
-        if isinstance(key, OffsetKey):
+        if isinstance(key, AsideKey | MarksKey | HandedKey):
+            self._aside.apply(key, value)
+        elif isinstance(key, OffsetKey):
             if value is not None:
-                table.get_or_make(key.group).offsets[key.place] = records.decode_offset(value)
+                table.get_or_make(key.group).committed(key.place, records.decode_offset(value))
             elif key.group in table.groups:
                 table.groups[key.group].offsets.pop(key.place, None)
         elif isinstance(key, GroupKey):
@@ -172,6 +209,8 @@ class CoordinatorActor(Actor):
         ended = CoordinatorNotAvailable(f"{self.mailbox.name} reads its log anew")
         self._refuse_all(ended)
         self._table.clear()
+        self._aside.reader.reset(ended)
+        self._aside.reset()
         self._log.restart(ended)
         self._failure = None
 
@@ -266,6 +305,12 @@ class CoordinatorActor(Actor):
             return
         message.reply.set(dict(group.offsets))
 
+    def _on_set_aside(self, message: SetAside) -> None:
+        self._aside.set_aside(message)
+
+    def _on_fetch_aside(self, message: FetchAside) -> None:
+        self._aside.fetch(message)
+
     def _on_delete_offsets(self, message: DeleteOffsets) -> None:
         reply = message.reply
         assert reply is not None
@@ -354,13 +399,17 @@ class CoordinatorActor(Actor):
             if group.member_count or group.on_their_way:
                 continue
             newest = max((held.commit_ms for held in group.offsets.values()), default=group.changed_ms)
-            if max(newest, group.changed_ms) < oldest:
+            if max(newest, group.changed_ms) < oldest and not self._has_letters(group):
                 self._log.store(group.tombstones(), self._noted)
                 self._table.forget(group)
                 continue
             lost = [place for place in group.offsets if self._world.routes.name_of(place[0]) is None]
             if lost:
                 self._forget_offsets(group, lost)
+
+    def _has_letters(self, group: Group) -> bool:
+        """Which of its dead letters have been sent on must be known as long as they are there."""
+        return any(self._world.routes.name_of(place[0]) is not None for place in group.aside)
 
     def _forget_offsets(self, group: Group, places: list[Place]) -> None:
         gone = dict.fromkeys(places)
@@ -378,7 +427,7 @@ class CoordinatorActor(Actor):
             self._on_failure(result)
 
     def _set_alarm(self) -> None:
-        at = min(self._table.first_due(), self._expire_at, self._log.retry_at)
+        at = min(self._table.first_due(), self._expire_at, self._log.retry_at, self._aside.next_at())
         if at < self._alarm_at:
             self._alarm_at = at
             self._world.alarms.wake(self.mailbox, at)
@@ -388,6 +437,7 @@ class CoordinatorActor(Actor):
     def after_drain(self) -> None:
         if self._failure is not None:
             self._read_anew()
+        self._aside.go()
         self._log.flush()
         self._set_alarm()
 
@@ -408,3 +458,4 @@ class CoordinatorActor(Actor):
 
     async def quiesce(self) -> None:
         await self._log.quiesce()
+        await self._aside.reader.quiesce()

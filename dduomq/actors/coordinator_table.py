@@ -5,7 +5,7 @@ the classic protocol, or the broker shares out for them; its offsets stay when t
 """
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -15,6 +15,7 @@ from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.alarms import Alarms
 from dduomq.actors.coordinator_log import CoordinatorLog, Entry
 from dduomq.actors.coordinator_messages import ConsumerDescription, GroupDescription, GroupOverview
+from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.router import Routes, TopicRoute
 from dduomq.errors import (
     CoordinatorLoading,
@@ -29,9 +30,10 @@ from dduomq.groups.assignors import Assignable, Assignor
 from dduomq.groups.classic import ClassicGroup
 from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.member import NEVER
-from dduomq.groups.records import Committed, GroupKey, OffsetKey, Place
+from dduomq.groups.records import Committed, GroupKey, MarksKey, OffsetKey, Place
 from dduomq.limits import GROUP_NAME_CHARACTERS_MAX, GROUPS_PER_COORDINATOR_MAX
 from dduomq.ports import Clock, Rng
+from dduomq.wire.ranges import Ranges
 
 CLASSIC, CONSUMER = "classic", "consumer"
 NOT_THERE = object()
@@ -39,7 +41,10 @@ NOT_THERE = object()
 
 @attrs.frozen
 class CoordinatorWorld:
-    """What all coordinators of a node share. `assignors` are those of the node's user."""
+    """What all coordinators of a node share. `assignors` are those of the node's user.
+
+    `wheel_of`: the wheel of a topic's partition; None until the wheels run.
+    """
 
     clock: Clock
     rng: Rng
@@ -47,6 +52,8 @@ class CoordinatorWorld:
     alarms: Alarms
     routes: Routes
     log: structlog.stdlib.BoundLogger
+    topics: GroupTopics
+    wheel_of: Callable[[str, int], Mailbox | None]
     assignors: Mapping[str, Assignor] = attrs.field(factory=dict)
 
 
@@ -63,7 +70,7 @@ class Group:
     """One group: its members, and how far it has come."""
 
     __slots__ = (
-        "alarm_at", "changed_ms", "classic", "consumer", "name", "offsets", "on_their_way", "parked", "record",
+        "alarm_at", "aside", "changed_ms", "classic", "consumer", "name", "offsets", "on_their_way", "parked", "record",
         "stored", "version", "watching",
     )  # fmt: skip
 
@@ -73,6 +80,7 @@ class Group:
         self.consumer: ConsumerGroup | None = None  # set while the broker shares out
         self.offsets: dict[Place, Committed] = {}  # those that are stored
         self.on_their_way: dict[Place, Committed | None] = {}  # the newest that are not; None: to be forgotten
+        self.aside: dict[Place, Ranges] = {}  # what was set aside behind the committed offset, stored or on its way
         self.record: records.GroupRecord | None = None  # of the classic members, as it is in the log, or on its way
         self.stored = -1  # the classic generation whose record is in the log, or on its way
         self.changed_ms = 0
@@ -119,6 +127,7 @@ class Group:
             for place, held in offsets.items()
             if held is not None
         ]
+        entries += [(MarksKey(self.name, at), records.encode_marks(held.flat)) for at, held in self.aside.items()]
         if self.consumer is not None:
             entries += self.consumer.everything(self.changed_ms)
         elif self.record is not None:
@@ -150,7 +159,22 @@ class Group:
             if committed is None:
                 self.offsets.pop(place, None)
             else:
-                self.offsets[place] = committed
+                self.committed(place, committed)
+
+    def committed(self, place: Place, committed: Committed) -> None:
+        """This is so, and stored: what lies before needs no mark any more."""
+        self.offsets[place] = committed
+        aside = self.aside.get(place)
+        if aside is not None:
+            aside.drop_below(committed.offset)
+            if not aside:
+                del self.aside[place]
+
+    # --- what was set aside -------------------------------------------------------------------------
+
+    def marks(self, place: Place) -> Ranges:
+        """What was set aside of a place."""
+        return self.aside.setdefault(place, Ranges())
 
     # --- looking ------------------------------------------------------------------------------------
 

@@ -85,6 +85,11 @@ class RecordReader(Generic[T]):
     def is_busy(self) -> bool:
         return self._then is not None
 
+    @property
+    def passed(self) -> Sequence[int]:
+        """Of what was wanted last: the offsets of which it is known by now what is there, if anything."""
+        return self._wanted[: self._at]
+
     def read(
         self,
         partition: Mailbox,

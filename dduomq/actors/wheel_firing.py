@@ -13,13 +13,14 @@ import attrs
 import structlog
 
 from dduomq.actors.actor import Mailbox, Reply
+from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.journal import NEVER, Journal
 from dduomq.actors.partition_messages import Acked, Append
 from dduomq.actors.router import Routes
 from dduomq.actors.wheel_messages import Sent
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.delay import records
-from dduomq.delay.letters import DEAD_TOPIC, buried, headers_of
+from dduomq.delay.letters import buried, headers_of
 from dduomq.delay.records import NEW, Fired, Parked, Target
 from dduomq.delay.schedule import PAUSED_MS, decode
 from dduomq.delay.timeline import Entry
@@ -33,6 +34,7 @@ from dduomq.errors import (
     OutOfOrderSequence,
     Overloaded,
 )
+from dduomq.ids import DEAD, DELAYED_GROUP
 from dduomq.limits import BATCH_BYTES_CEILING, DELAY_CACHE_BYTES_MAX, DELAY_ROUND_MESSAGES_MAX
 from dduomq.log.plog import PendingBatch
 from dduomq.ports import Clock
@@ -51,14 +53,14 @@ NOTE_DELIVERED_S = 1.0
 
 @attrs.frozen
 class WheelWorld:
-    """What all wheels of a node share. `make_topic(name)` has a topic made, some time."""
+    """What all wheels of a node share."""
 
     clock: Clock
     disk: Mailbox
     routes: Routes
     log: structlog.stdlib.BoundLogger
     wake: Callable[[Mailbox, float], None]
-    make_topic: Callable[[str], None]
+    topics: GroupTopics
 
 
 Taken: TypeAlias = tuple[Entry, Parked]
@@ -241,15 +243,15 @@ class WheelFiring:
     def _way(self, target: Target) -> Target:
         """Where a message for that partition goes: there, if there is such a topic still."""
         route = self._world.routes.table.get(target.topic)
-        return target if route is not None and route.record.topic_id == target.topic_id else GONE
+        is_there = route is not None and route.record.topic_id == target.topic_id
+        return target if is_there or self._world.routes.is_closed else GONE
 
     def _dead(self, target: Target) -> Target | None:
         """Where the dead letters of that partition rest; None until there is such a topic."""
-        route = self._world.routes.table.get(DEAD_TOPIC)
+        route = self._world.topics.wanted(DEAD, DELAYED_GROUP)
         if route is None:
-            self._world.make_topic(DEAD_TOPIC)
             return None
-        return Target(DEAD_TOPIC, route.record.topic_id, target.partition % len(route.partitions))
+        return Target(route.record.name, route.record.topic_id, target.partition % len(route.partitions))
 
     def _fire(self, due: dict[Target, list[Entry]], found: Found) -> None:
         """A batch for each target, as large as it may be; what does not fit waits for the next round."""
@@ -390,6 +392,9 @@ class WheelFiring:
         fired = one.fired
         one.again_at = NEVER
         assert one.messages is not None
+        if self._world.routes.is_closed:
+            self._again(one)
+            return
         if self._way(fired.target) == GONE:
             self._give_up(one, "the topic that it was for has been deleted")
             return

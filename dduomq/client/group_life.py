@@ -14,17 +14,31 @@ import attrs
 
 from dduomq.client.consumer import Ask, Start, find_offset
 from dduomq.client.feed import Feed
-from dduomq.client.group_events import Assigned, CommitRefused, Committed, Event, Lost, Moved, Revoked
+from dduomq.client.group_events import (
+    Assigned,
+    CommitRefused,
+    Committed,
+    DeadLettered,
+    Event,
+    Lost,
+    Moved,
+    Retried,
+    Revoked,
+)
 from dduomq.client.member import OUT, Membership, Moves, Place, Subscription
-from dduomq.client.part import Part
+from dduomq.client.part import Failed, Part
+from dduomq.client.retrying import Ladder
 from dduomq.errors import (
+    CoordinatorNotAvailable,
     DduomqError,
     NetworkError,
+    NotOwner,
     OutcomeUnknown,
     StaleMemberEpoch,
     UnknownTopicOrPartition,
     from_code,
 )
+from dduomq.limits import ASIDE_TEXT_CHARACTERS_MAX
 from dduomq.wire import native
 from dduomq.wire.native_groups import (
     JOIN,
@@ -35,6 +49,8 @@ from dduomq.wire.native_groups import (
     GroupOffsets,
     OffsetsCommitted,
 )
+from dduomq.wire.native_letters import AsidePart, SetAside, SetAsideAnswer
+from dduomq.wire.ranges import Ranges
 
 T = TypeVar("T")
 Tell: TypeAlias = Callable[[Event], Awaitable[None]]
@@ -46,12 +62,15 @@ REBALANCE_SHARE = 0.8  # of the rebalance time-out, for the work to end
 
 @attrs.frozen(kw_only=True)
 class LifeOptions:
-    """`commit_interval` in seconds; `start` is where a partition begins that has no committed offset."""
+    """`commit_interval` in seconds; `start` is where a partition begins that has no committed offset. `ladder`: when
+    records come again that could not be done; None: nothing is set aside.
+    """
 
     said: Subscription
     start: Start
     auto_commit: bool
     commit_interval: float
+    ladder: Ladder | None = None
 
 
 class GroupLife:
@@ -82,6 +101,9 @@ class GroupLife:
         self._heard_at = 0.0
         self._incarnation = 0  # counts how often all was lost
         self._beginning: dict[Place, object] = {}  # partitions that are ours and not read yet, with whose turn it is
+        self._elsewhere: dict[
+            tuple[str, int], Ranges
+        ] = {}  # records of partitions to come that the group has set aside
         self._is_leaving = False
         self.joined = anyio.Event()
 
@@ -185,6 +207,8 @@ class GroupLife:
         topics = tuple(sorted({topic for _, topic, _ in places}))
         found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
         committed = {(part.topic, part.partition): part.offset for part in found.offsets}
+        self._elsewhere.update({(part.topic, part.partition): Ranges(part.ranges) for part in found.aside})
+        await self._learn_lifetimes(topics)
         starts: dict[Place, tuple[int, bool]] = {}
         for place in places:
             offset = committed.get(place[1:])
@@ -198,6 +222,11 @@ class GroupLife:
                 self._tasks.start_soon(self._begin_later, place, turn)
         await self._add(starts, turn)
         self.joined.set()
+
+    async def _learn_lifetimes(self, topics: Sequence[str]) -> None:
+        found = await self._surely(native.Metadata(tuple(topics)), native.MetadataAnswer)
+        for topic in found.topics:
+            self._feed.live_for(topic)
 
     async def _begin_later(self, place: Place, turn: object) -> None:
         """A partition that is away just now, and holds up none of the others."""
@@ -217,7 +246,11 @@ class GroupLife:
             before = self._feed.parts.get((topic, partition))
             if before is not None:  # of a topic that was deleted and made again
                 self._feed.remove(before)
-            part = Part(topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed)
+            part = Part(
+                topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed,
+                is_retry=self._membership.is_retry(topic_id), aside=self._elsewhere.pop((topic, partition), None),
+                ladder=self._options.ladder, set_aside=self._set_aside,
+            )  # fmt: skip
             self._feed.add(part)
         if ours:
             await self._tell(Assigned({place[1:]: offset for place, (offset, _) in ours.items()}))
@@ -360,6 +393,46 @@ class GroupLife:
                 await self._tell(CommitRefused(part.id, offset, error))
         if taken:
             await self._tell(Committed(taken))
+
+    # --- what could not be done ---------------------------------------------------------------------
+
+    async def _set_aside(self, part: Part, failed: Failed) -> bool:
+        """Until the broker has taken it: False if the partition is ours no more. Raises what it refuses for good."""
+        said = AsidePart(
+            *part.id, failed.at, failed.delay_ms or 0, failed.delay_ms is None,
+            failed.error[:ASIDE_TEXT_CHARACTERS_MAX], failed.reason[:ASIDE_TEXT_CHARACTERS_MAX], part.topic_id,
+        )  # fmt: skip
+        for _ in range(COMMIT_TRIES):
+            if part.is_lost:
+                return False
+            error = await self._ask_aside(said)
+            if error is None:
+                event = DeadLettered(failed.record, failed.error, failed.reason)
+                is_dead = failed.delay_ms is None
+                await self._tell(event if is_dead else Retried(failed.record, failed.delay_ms or 0, failed.error))
+                return True
+            if isinstance(error, (*OUT, NotOwner)):
+                return False
+            if not error.retriable and not isinstance(error, NetworkError | OutcomeUnknown):
+                raise error
+            await anyio.sleep(AGAIN_S)
+        raise OutcomeUnknown("the coordinator could not be reached to set a record aside")
+
+    async def _ask_aside(self, said: AsidePart) -> DduomqError | None:
+        membership = self._membership
+        body = SetAside(self._options.said.group, membership.member_id, membership.epoch, (said,))
+        try:
+            plain, _ = await self._ask(body, GRACE_MS)
+        except StaleMemberEpoch as error:
+            membership.doubt()
+            self._changed.set()
+            if self._is_leaving:
+                await self._catch_up()
+            return CoordinatorNotAvailable(error.message)
+        except DduomqError as error:
+            return error
+        result = native.from_plain(SetAsideAnswer, plain).parts[0]
+        return from_code(result.code, result.message or "") if result.code else None
 
     # --- the end ------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from dduomq.client.consuming import ConsumerSettings, consuming
 from dduomq.client.group import Callback, Consumer
 from dduomq.client.interceptor import Interceptor
 from dduomq.client.record import Record
+from dduomq.client.retrying import RETRY_LADDER, Delay
 from dduomq.client.serializers import AUTO, Serializer
 from dduomq.client.wire import Wire
 from dduomq.errors import UsageError, from_code
@@ -28,6 +29,7 @@ class ReadingClient:
         auto_create: bool,
         timeout_ms: int,
         rng: Random,
+        wall_ms: Callable[[], int],
     ) -> None:
         self._wire = wire
         self._serializer = serializer
@@ -35,6 +37,7 @@ class ReadingClient:
         self._auto_create = auto_create
         self._timeout_ms = timeout_ms
         self._rng = rng
+        self._wall_ms = wall_ms
 
     async def _topic(self, name: str) -> native.TopicMetadata:
         """The topic's metadata; it is made on first use where the broker allows it."""
@@ -148,6 +151,7 @@ class ReadingClient:
         isolation: str = "committed",
         session_timeout: float = 45.0,
         rebalance_timeout: float = 60.0,
+        retry: Sequence[Delay] | None = RETRY_LADDER,
         offsets_file: str | None = None,
         on_assign: Callback | None = None,
         on_revoke: Callback | None = None,
@@ -171,6 +175,9 @@ class ReadingClient:
         skip_damaged: pass what is damaged on the broker's disk, with an event; else that ends the consumer.
         session_timeout, rebalance_timeout: seconds after which a member that is not heard of is out; that work on
             partitions which are taken away may take.
+        retry: the delays after which a record comes again that was not done (`record.nack`), one for each try; behind
+        the
+            last it is a dead letter of the group (F42, F43). None: nothing is set aside.
 
         Raises the broker's error for what it refuses: `InvalidFilter`, `UnsupportedAssignor`, `UnreleasedInstance`, ...
         """
@@ -179,13 +186,13 @@ class ReadingClient:
             instance_id=instance_id, zone=zone, auto_ack=auto_ack, auto_commit=auto_commit,
             commit_interval=commit_interval, credits=credits, max_in_flight=max_in_flight, rate=rate,
             latest_only=latest_only, skip_damaged=skip_damaged, isolation=_isolation(isolation),
-            session_timeout=session_timeout,
-            rebalance_timeout=rebalance_timeout, offsets_file=offsets_file, on_assign=on_assign, on_revoke=on_revoke,
-            on_lost=on_lost,
+            session_timeout=session_timeout, rebalance_timeout=rebalance_timeout, retry=retry,
+            offsets_file=offsets_file, on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost,
         )  # fmt: skip
         async with consuming(
             settings, self._wire, topic=self._topic, member_id=f"{self._rng.getrandbits(128):032x}",
             deserialize=self._deserialize, shown=self._before_consume if self._interceptors else None,
+            wall_ms=self._wall_ms,
         ) as consumer:  # fmt: skip
             yield consumer
 

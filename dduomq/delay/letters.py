@@ -5,17 +5,17 @@ A pure machine. Always true: what its sender wished is not there any more; when 
 
 from dduomq.delay.records import NEW, NO_ORIGIN, REASON_CHARACTERS_MAX, Parked, Target
 from dduomq.delay.schedule import decode
+from dduomq.ids import DELAYED_DEAD_TOPIC
 from dduomq.wire.delay import SCHEDULE_HEADER, UNTIL_HEADER, WISHES
 from dduomq.wire.origin import ORIGIN_PARTITION_HEADER, ORIGIN_TOPIC_HEADER, REASON_HEADER
 from dduomq.wire.records import Headers
 
-DEAD_TOPIC = "dlq.delayed"
 SAID = WISHES | {UNTIL_HEADER, SCHEDULE_HEADER}  # of an earlier delay
 
 
 def headers_of(message: Parked) -> Headers:
     """A delivered message's own, and when it was due; a dead letter has had that said already."""
-    if message.target.topic == DEAD_TOPIC and any(name == REASON_HEADER for name, _ in message.headers):
+    if message.target.topic == DELAYED_DEAD_TOPIC and any(name == REASON_HEADER for name, _ in message.headers):
         return message.headers
     return [*((name, content) for name, content in message.headers if name not in SAID), *_told(message)]
 

@@ -13,6 +13,9 @@ with its version, unknown trailing fields are ignored.
                                                  topics, pattern, assignor, protocols of a classic one or null]
     ["target", group, member id]             ->  [1, places]
     ["current", group, member id]            ->  [1, epoch, previous epoch, state, places, places to be given up]
+    ["aside", group, topic id, partition, n] ->  [1, where to, due ms, set aside ms, error, reason, ranges of offsets]
+    ["marks", group, topic id, partition]    ->  [1, ranges of offsets that are set aside, all of them]
+    ["handed", ""]                           ->  [1, the last number that was handed over]
     places                                   =  [[topic id, [partition, ...]], ...]
 
 A `group` record says that the group's members share out by the classic protocol, a `consumers` record that the
@@ -30,6 +33,7 @@ from dduomq.errors import CorruptMessage, UnsupportedVersion
 VERSION = 1
 OFFSET, GROUP = "offset", "group"
 CONSUMERS, MEMBER, TARGET, CURRENT = "consumers", "member", "target", "current"
+ASIDE, MARKS, HANDED = "aside", "marks", "handed"
 Place: TypeAlias = tuple[str, int]  # (topic id, partition)
 
 
@@ -92,6 +96,41 @@ class MemberKey:
     member_id: str
 
 
+@attrs.frozen
+class AsideKey:
+    """Some records that were set aside; `number` is that of the first."""
+
+    group: str
+    place: Place
+    number: int
+
+
+@attrs.frozen
+class MarksKey:
+    """All that a group has set aside of a place."""
+
+    group: str
+    place: Place
+
+
+@attrs.frozen
+class HandedKey:
+    """How far a coordinator has handed over what its groups have set aside."""
+
+
+@attrs.frozen(slots=True)
+class AsideRecord:
+    """Where the copies are to go, when they are due, since when, and why. `offsets` are ranges."""
+
+    number: int
+    to: str
+    due_ms: int
+    since_ms: int
+    error: str
+    reason: str
+    offsets: tuple[int, ...]
+
+
 @attrs.frozen(slots=True)
 class ConsumersRecord:
     """A group whose partitions the broker shares out."""
@@ -129,7 +168,7 @@ class CurrentRecord:
     revoking: frozenset[Place]
 
 
-Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey
+Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey | AsideKey | MarksKey | HandedKey
 
 
 def encode_key(key: Key) -> bytes:
@@ -142,6 +181,12 @@ def encode_key(key: Key) -> bytes:
             return cbor2.dumps([CONSUMERS, key.group])
         case MemberKey():
             return cbor2.dumps([key.kind, key.group, key.member_id])
+        case AsideKey():
+            return cbor2.dumps([ASIDE, key.group, *key.place, key.number])
+        case MarksKey():
+            return cbor2.dumps([MARKS, key.group, *key.place])
+        case HandedKey():
+            return cbor2.dumps([HANDED, ""])
 
 
 def decode_key(data: bytes) -> Key | None:
@@ -153,6 +198,12 @@ def decode_key(data: bytes) -> Key | None:
         return MemberKey(group, kind, rest[0])
     if kind == CONSUMERS:
         return ConsumersKey(group)
+    if kind == ASIDE:
+        return AsideKey(group, (rest[0], rest[1]), rest[2])
+    if kind == MARKS:
+        return MarksKey(group, (rest[0], rest[1]))
+    if kind == HANDED:
+        return HandedKey()
     return GroupKey(group) if kind == GROUP else None
 
 
@@ -207,6 +258,33 @@ def decode_subscription(data: bytes) -> SubscriptionRecord:
     return SubscriptionRecord(
         instance_id, client_id, host, zone, session_ms, rebalance_ms, tuple(topics), pattern, assignor, protocols
     )
+
+
+def encode_aside(record: AsideRecord) -> bytes:
+    return cbor2.dumps(
+        [VERSION, record.to, record.due_ms, record.since_ms, record.error, record.reason, record.offsets]
+    )
+
+
+def decode_aside(key: AsideKey, data: bytes) -> AsideRecord:
+    to, due_ms, since_ms, error, reason, offsets = _versioned(data)[:6]
+    return AsideRecord(key.number, to, due_ms, since_ms, error, reason, tuple(offsets))
+
+
+def encode_marks(ranges: Iterable[int]) -> bytes:
+    return cbor2.dumps([VERSION, *ranges])
+
+
+def decode_marks(data: bytes) -> tuple[int, ...]:
+    return tuple(_versioned(data))
+
+
+def encode_handed(number: int) -> bytes:
+    return cbor2.dumps([VERSION, number])
+
+
+def decode_handed(data: bytes) -> int:
+    return int(_versioned(data)[0])
 
 
 def encode_places(places: Iterable[Place]) -> list[list[Any]]:

@@ -8,6 +8,7 @@ import structlog
 from dduomq.actors.admin import Admin, ConfigValue
 from dduomq.actors.delays import Delays
 from dduomq.actors.disk import DiskClient
+from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.groups import Groups
 from dduomq.actors.router import Routes
 from dduomq.listeners.admit import Gate
@@ -39,3 +40,4 @@ class Services:
     settings: tuple[ConfigValue, ...]
     groups: Groups
     delays: Delays
+    topics: GroupTopics
