@@ -110,13 +110,11 @@ class Story:
     def hand(self):
         value = b"handed %d" % self.handing
         due = self.due.setdefault(value, self.now + self.rng.randrange(self.rng.choice((10, HOUR, 300 * DAY))))
-        self.in_doubt.add(value)
         target, origin = self.rng.choice(TARGETS), origin_of(OWNER, self.handing)
         message = Parked(due, NEW, -1, target, origin, None, value, [])
         if self.wheel.known([message]) is None:
             self.wheel.parked([message], self.store([records.encode_parked(message)]))
         self.perhaps_crash()  # before the owner has its answer
-        self.in_doubt.discard(value)
         self.handing += 1
 
     def pass_time(self):
@@ -215,6 +213,7 @@ class Story:
     def end(self):
         """No more crashes, and time enough for everything."""
         self.crash_rate = 0.0
+        self.hand()
         self.now = max(self.now, *self.due.values()) + DAY
         for _ in range(len(self.due) + 10):
             self.deliver()
