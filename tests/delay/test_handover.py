@@ -259,6 +259,7 @@ async def test_a_disk_that_is_full_for_a_moment_loses_and_doubles_nothing(autoju
         (Wheel, "known"),
         (Journal, "flush"),
         (Journal, "stored"),
+        (Wheel, "parked"),
         (Wheel, "fire"),
         (WheelFiring, "_send"),
         (WheelFiring, "_arrived"),
