@@ -100,7 +100,7 @@ class Journal(Generic[T]):
         self._apply = apply
         self._load_from = 0
         self._outbox: deque[tuple[Sequence[Entry], int, OnStored]] = deque()
-        self._in_flight: list[tuple[int, OnStored]] = []
+        self._in_flight: deque[tuple[int, OnStored]] = deque()
         self._serial = 0
         self._appended = 0  # records that are on their way
         self.start = 0  # the first offset that counts
@@ -231,9 +231,8 @@ class Journal(Generic[T]):
             self._appended = builder.count
             self._append(builder.build())
             return
-        ended, self._in_flight = self._in_flight, []
-        for _, on_stored in ended:  # nothing to store, and all that came before is stored
-            on_stored(NOTHING)
+        while self._in_flight:  # nothing to store, and all that came before is stored
+            self._in_flight.popleft()[1](NOTHING)
 
     def _append(self, data: bytearray) -> None:
         self.size_bytes += len(data)
@@ -250,10 +249,10 @@ class Journal(Generic[T]):
     def stored(self, message: Stored) -> None:
         if message.serial != self._serial:
             return
-        ended, self._in_flight = self._in_flight, []
         if message.acked is not None:
             self.end = message.acked.base_offset + self._appended
-            for index, on_stored in ended:
+            while self._in_flight:  # if one crashes the actor, `close` tells those behind it
+                index, on_stored = self._in_flight.popleft()
                 on_stored(attrs.evolve(message.acked, base_offset=message.acked.base_offset + index))
             return
         if not isinstance(message.error, DduomqError):
@@ -262,8 +261,8 @@ class Journal(Generic[T]):
         self._world.log.warning("journal_not_stored", journal=name, reason=reason)
         failure = self._world.unavailable(f"{name} can't write its log: {reason}")
         failure.__cause__ = message.error
-        for _, on_stored in ended:
-            on_stored(failure)
+        while self._in_flight:
+            self._in_flight.popleft()[1](failure)
 
     def purge(self, offset: int) -> None:
         """What lies before `offset` may go; -1: everything. If the question is lost, the next one does it."""
@@ -284,7 +283,7 @@ class Journal(Generic[T]):
         """Whoever waits for his records is told."""
         waiting = [on_stored for _, on_stored in self._in_flight]
         waiting += [on_stored for _, _, on_stored in self._outbox]
-        self._in_flight, self._outbox = [], deque()
+        self._in_flight, self._outbox = deque(), deque()
         for on_stored in waiting:
             on_stored(error)
 

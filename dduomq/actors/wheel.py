@@ -29,7 +29,7 @@ before its time by the node's clock. What waits takes 32 bytes of memory, wherev
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import ClassVar
 
 from dduomq.actors.actor import Actor, Mailbox, Message, Reply
@@ -61,14 +61,13 @@ from dduomq.actors.wheel_messages import (
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.actors.wheel_schedules import WheelSchedules
 from dduomq.delay import records
-from dduomq.delay.recent import Origin
+from dduomq.delay.handover import Origin
 from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked, Target
 from dduomq.delay.replay import Replay
 from dduomq.errors import (
     DduomqError,
     DelayedNotFound,
     DiskFull,
-    InvalidRecord,
     MessageTooLarge,
     Overloaded,
     WheelNotAvailable,
@@ -128,7 +127,7 @@ class WheelActor(Actor):
         )
         self._replay = Replay(world.clock.wall_ms())
         self._early: list[Park | Unpark] = []  # they came before the log was read
-        self._parking: dict[tuple[Target, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log
+        self._parking: dict[tuple[object, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log
         self._failure: DduomqError | None = None
         self._alarm_at = NEVER
 
@@ -212,35 +211,33 @@ class WheelActor(Actor):
         assert reply is not None
         wheel = self._firing.wheel
         first = messages[0]
-        replies, batch = [reply], (first.target, first.origin)
-        if first.origin != NO_ORIGIN:
-            known = wheel.recent.find(first.target, first.origin)
-            if known is not None and len(known) != len(messages):
-                raise InvalidRecord("another batch of this producer had the same sequence")
-            if known is not None:
-                self._journal.store_together([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
-                return
-            if batch in self._parking:  # the same once more, before the first is in the log
-                self._parking[batch].append(reply)
-                return
+        whose = None if first.is_handed_over else reply if first.origin == NO_ORIGIN else first.target
+        replies, batch = [reply], (whose, first.origin)
+        known = wheel.known(messages)
+        if known is not None:
+            self._journal.store_together([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
+            return
+        if batch in self._parking:  # the same once more, before the first is in the log
+            self._parking[batch].append(reply)
+            return
         wheel.check_room(len(messages))
-        if first.origin != NO_ORIGIN:
-            self._parking[batch] = replies
+        self._parking[batch] = replies
 
         def stored(result: Acked | DduomqError) -> None:
-            if first.origin != NO_ORIGIN:
-                del self._parking[batch]
             if isinstance(result, DduomqError):
+                del self._parking[batch]
                 if not isinstance(result.__cause__, SURELY_NOT_STORED):
                     self._fail(result)  # the log may have it: then so must we, or it would be parked twice
                 for waiting in replies:
                     waiting.fail(result)
                 return
             pairs = self._parked(messages, result)
-            if first.origin != NO_ORIGIN:
-                self._firing.wheel.recent.opened(*batch)
-            for waiting in replies:
-                waiting.set(ParkedMessages(pairs, is_new=waiting is reply))
+            del self._parking[batch]
+            reply.set(ParkedMessages(pairs, is_new=True))
+            if first.origin != NO_ORIGIN and not first.is_handed_over:
+                self._firing.wheel.recent.opened(first.target, first.origin)
+            for again in replies[1:]:
+                again.set(ParkedMessages(() if first.is_handed_over else pairs, is_new=False))
 
         self._journal.store_together([records.encode_parked(one) for one in messages], stored)
 
@@ -327,7 +324,8 @@ class WheelActor(Actor):
             return
         self._firing.drop([held.number])
         moved = Parked(
-            message.due_ms, NEW, -1, held.target, NO_ORIGIN, held.key, held.value, held.headers
+            message.due_ms, NEW, -1, held.target, held.origin if held.is_handed_over else NO_ORIGIN, held.key,
+            held.value, held.headers,
         )  # fmt: skip
 
         def stored(result: Acked | DduomqError) -> None:
@@ -413,6 +411,8 @@ class WheelActor(Actor):
         self._reader.reset(ended)
         for message in self._early:
             message.refuse(ended)
+        for reply in chain.from_iterable(self._parking.values()):
+            reply.fail(ended)
 
     async def quiesce(self) -> None:
         await self._journal.quiesce()

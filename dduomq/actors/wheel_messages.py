@@ -88,7 +88,10 @@ class ListSchedules(Message):
 
 @attrs.frozen
 class ParkedMessages:
-    """`pairs`: the id of each message. `is_new` False: this very batch had been parked before."""
+    """`pairs`: the id of each message. `is_new` False: this very batch had been parked before.
+
+    Of what was handed over before, no ids are known.
+    """
 
     pairs: tuple[Pair, ...]
     is_new: bool

@@ -1,6 +1,7 @@
 """What a delayed message says when it comes, and what a dead letter says of itself.
 
-A pure machine. Always true: what its sender wished is not there any more; when it was due is said once.
+A pure machine. Always true: what its sender wished is not there any more, and when it was due is said once;
+what was handed over has all its headers, and no other.
 """
 
 from dduomq.delay.records import NEW, NO_ORIGIN, REASON_CHARACTERS_MAX, Parked, Target
@@ -14,15 +15,18 @@ SAID = WISHES | {UNTIL_HEADER, SCHEDULE_HEADER}  # of an earlier delay
 
 
 def headers_of(message: Parked) -> Headers:
-    """A delivered message's own, and when it was due; a dead letter has had that said already."""
+    """A delivered message's own, and when it was due; a dead letter has had that said, one handed over needs it not."""
+    if message.is_handed_over:
+        return message.headers
     if message.target.topic == DELAYED_DEAD_TOPIC and any(name == REASON_HEADER for name, _ in message.headers):
         return message.headers
-    return [*((name, content) for name, content in message.headers if name not in SAID), *_told(message)]
+    return _said_once(message)
 
 
-def _told(message: Parked) -> list[tuple[str, bytes]]:
-    """When it was due, and by which schedule it came."""
-    headers = [(UNTIL_HEADER, str(message.due_ms).encode())]
+def _said_once(message: Parked) -> Headers:
+    """Its own, and when it was due and by which schedule it came."""
+    headers = [(name, content) for name, content in message.headers if name not in SAID]
+    headers.append((UNTIL_HEADER, str(message.due_ms).encode()))
     if message.schedule:
         headers.append((SCHEDULE_HEADER, decode(message.schedule).name.encode()))
     return headers
@@ -31,8 +35,7 @@ def _told(message: Parked) -> list[tuple[str, bytes]]:
 def buried(message: Parked, to: Target, reason: str) -> Parked:
     """The dead letter: it says where it was to go, and why it did not."""
     headers = [
-        *((name, content) for name, content in message.headers if name not in SAID),
-        *_told(message),
+        *(message.headers if message.is_handed_over else _said_once(message)),
         (ORIGIN_TOPIC_HEADER, message.target.topic.encode()),
         (ORIGIN_PARTITION_HEADER, str(message.target.partition).encode()),
         (REASON_HEADER, reason[:REASON_CHARACTERS_MAX].encode()),

@@ -8,10 +8,10 @@ from array import array
 from collections import OrderedDict, deque
 from typing import TypeAlias
 
+from dduomq.delay.handover import Origin
 from dduomq.delay.records import NO_ORIGIN, Pair, Parked, Target
 from dduomq.limits import DELAY_PRODUCERS_MAX, DELAY_REMEMBERED_MAX, PRODUCER_BATCHES_REMEMBERED
 
-Origin: TypeAlias = tuple[int, int, int]
 Pairs: TypeAlias = "array[int]"  # due and number in turn
 OPEN_MAX = 100_000  # batches between their parking and the storing of what is left of them
 
@@ -32,8 +32,8 @@ class Recent:
         return None
 
     def add(self, parked: Parked) -> None:
-        """One more message of a batch; those of a batch come one after another."""
-        if parked.origin == NO_ORIGIN:
+        """One more message of a producer's batch; those of a batch come one after another."""
+        if parked.origin == NO_ORIGIN or parked.is_handed_over:
             return
         key = (parked.target, parked.origin[0])
         batches = self._batches.setdefault(key, deque())

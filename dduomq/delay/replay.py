@@ -8,7 +8,8 @@ it was.
 from array import array
 from collections.abc import Iterable
 
-from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Position, Record, Target
+from dduomq.delay.handover import origin_of
+from dduomq.delay.records import Cancelled, Delivered, Fired, Handed, Pair, Parked, Position, Record, Target
 from dduomq.delay.timeline import FIELDS, Entry
 from dduomq.delay.wheel import Open, Wheel
 from dduomq.wire.batch import SEQUENCE_MAX
@@ -34,6 +35,8 @@ class Replay:
             self._wheel.weigh(record)
             if record.offset == record.number:
                 self._wheel.recent.add(record)
+            if record.is_handed_over:
+                self._wheel.handed_over(record.origin)
             if record.schedule:
                 self._recurring[record.number] = record
             if record.offset != record.number:
@@ -49,6 +52,8 @@ class Replay:
                 del self._open[target]
         elif isinstance(record, Position):
             self._wheel.sequences[record.target] = record.epoch, record.sequence
+        elif isinstance(record, Handed):
+            self._wheel.handed_over(origin_of(record.owner, record.number))
         else:
             assert isinstance(record, Cancelled)
             self._end(record.pairs)

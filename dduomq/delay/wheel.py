@@ -13,11 +13,12 @@ from itertools import chain
 
 import attrs
 
+from dduomq.delay.handover import Origin, is_handed_over, number_of
 from dduomq.delay.recent import Recent
 from dduomq.delay.records import NEW, Fired, Pair, Parked, Target
 from dduomq.delay.schedule import Schedule, decode
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
-from dduomq.errors import TooManyDelayed
+from dduomq.errors import InvalidRecord, TooManyDelayed
 from dduomq.limits import DELAYED_PER_WHEEL_MAX
 from dduomq.wire.batch import SEQUENCE_MAX
 
@@ -45,13 +46,14 @@ class Wheel:
     """Times are wall-clock milliseconds. `count` is how many wait or are on their way."""
 
     __slots__ = (
-        "_held", "_indexes", "_recurring", "_targets", "_weighed", "_weight", "open", "recent", "scheduled",
+        "_held", "_indexes", "_recurring", "_targets", "_weighed", "_weight", "handed", "open", "recent", "scheduled",
         "sequences", "timeline",
     )  # fmt: skip
 
     def __init__(self, now_ms: int) -> None:
         self.timeline = Timeline(now_ms)
         self.recent = Recent()
+        self.handed: dict[int, int] = {}  # by owner, the highest number that it has handed over
         self.open: dict[Target, Open] = {}  # by where it goes
         self.sequences: dict[Target, tuple[int, int]] = {}  # (epoch, next sequence) of this wheel there
         self._weight = self._weighed = 0  # bytes of all that was ever parked, and how many
@@ -101,11 +103,30 @@ class Wheel:
             message = attrs.evolve(message, number=number, offset=offset)
             self.timeline.add(Entry(message.due_ms, number, offset, self.index(message.target)))
             self.recent.add(message)
+            if message.is_handed_over:
+                self.handed_over(message.origin)
             self.weigh(message)
             if message.schedule:
                 self.scheduled_next(message)
             named.append(message)
         return named
+
+    def known(self, messages: Sequence[Parked]) -> list[Pair] | None:
+        """The messages of a batch that has been parked before, none of one handed over; None for a new one.
+
+        Raises `InvalidRecord`.
+        """
+        target, origin = messages[0].target, messages[0].origin
+        if is_handed_over(origin):
+            return [] if number_of(origin) <= self.handed.get(origin[0], -1) else None
+        found = self.recent.find(target, origin)
+        if found is not None and len(found) != len(messages):
+            raise InvalidRecord("another batch of this producer had the same sequence")
+        return found
+
+    def handed_over(self, origin: Origin) -> None:
+        """A batch that was handed over is parked. Nothing forgets that."""
+        self.handed[origin[0]] = max(number_of(origin), self.handed.get(origin[0], -1))
 
     # --- recurring ----------------------------------------------------------------------------------
 
