@@ -212,7 +212,7 @@ class WheelActor(Actor):
         wheel = self._firing.wheel
         first = messages[0]
         whose = None if first.is_handed_over else reply if first.origin == NO_ORIGIN else first.target
-        replies, batch = [reply], (whose, first.origin)
+        replies, batch = [reply], (whose, messages[-1].origin)
         known = wheel.known(messages)
         if known is not None:
             self._journal.store_together([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
@@ -220,6 +220,8 @@ class WheelActor(Actor):
         if batch in self._parking:  # the same once more, before the first is in the log
             self._parking[batch].append(reply)
             return
+        if first.is_handed_over:
+            messages = self._new_of(messages)
         wheel.check_room(len(messages))
         self._parking[batch] = replies
 
@@ -240,6 +242,13 @@ class WheelActor(Actor):
                 again.set(ParkedMessages(() if first.is_handed_over else pairs, is_new=False))
 
         self._journal.store_together([records.encode_parked(one) for one in messages], stored)
+
+    def _new_of(self, messages: tuple[Parked, ...]) -> tuple[Parked, ...]:
+        """What an owner has not handed over before; it must be known what becomes of what it has."""
+        owner = messages[0].origin[0]
+        if any(whose is None and origin[0] == owner for whose, origin in self._parking):
+            raise WheelNotAvailable("what was handed over before is on its way into the log; try again")
+        return self._firing.wheel.not_handed(messages)
 
     def _parked(self, messages: tuple[Parked, ...], acked: Acked) -> tuple[Pair, ...]:
         named = self._firing.wheel.parked(messages, acked.base_offset)

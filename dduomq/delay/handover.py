@@ -1,8 +1,8 @@
 """Messages that the owner of another log hands over to a wheel: under which number, and whether it has come before.
 
-A pure machine. An owner hands over one batch at a time, and repeats it until it is answered; its numbers rise without
-end. They travel where a producer's id, epoch and sequence do. Always true: a number not above the highest one that was
-parked has been parked.
+A pure machine. An owner gives each message a number, rising without end, and hands some over at a time, until it is
+answered; it may hand over more of them when it does so again. Numbers travel where a producer's id, epoch and sequence
+do. Always true: a number not above the highest one that was parked has been parked.
 """
 
 from typing import TypeAlias
@@ -16,7 +16,7 @@ NUMBER_MAX = 2**15 * NUMBERS_OF_EPOCH - 1
 
 
 def origin_of(owner: int, number: int) -> Origin:
-    """What says that this is that owner's batch of that number; an owner is `HANDOVER_IDS` and its own number."""
+    """What says that this is that owner's message of that number; an owner is `HANDOVER_IDS` and its own number."""
     if owner < HANDOVER_IDS or not 0 <= number <= NUMBER_MAX:
         raise InvariantBroken(f"nobody hands over as {owner} under the number {number}")
     return owner, *divmod(number, NUMBERS_OF_EPOCH)

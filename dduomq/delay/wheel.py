@@ -112,17 +112,21 @@ class Wheel:
         return named
 
     def known(self, messages: Sequence[Parked]) -> list[Pair] | None:
-        """The messages of a batch that has been parked before, none of one handed over; None for a new one.
+        """The messages of a batch that has been parked before, none of one handed over; None if it has new ones.
 
         Raises `InvalidRecord`.
         """
         target, origin = messages[0].target, messages[0].origin
         if is_handed_over(origin):
-            return [] if number_of(origin) <= self.handed.get(origin[0], -1) else None
+            return None if self.not_handed(messages) else []
         found = self.recent.find(target, origin)
         if found is not None and len(found) != len(messages):
             raise InvalidRecord("another batch of this producer had the same sequence")
         return found
+
+    def not_handed(self, messages: Sequence[Parked]) -> tuple[Parked, ...]:
+        """Of what an owner hands over: what it has not handed over before."""
+        return tuple(one for one in messages if number_of(one.origin) > self.handed.get(one.origin[0], -1))
 
     def handed_over(self, origin: Origin) -> None:
         """A batch that was handed over is parked. Nothing forgets that."""
