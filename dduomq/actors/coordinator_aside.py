@@ -185,7 +185,7 @@ class SettingAside:
 
     def next_at(self) -> float:
         """When there is something to do, on the monotonic clock."""
-        return self._retry_at if self.outbox and not self._is_busy else NEVER
+        return self._retry_at if self.outbox and not self._is_busy and self._table.log.is_loaded else NEVER
 
     def go(self) -> None:
         """Hand over the first records, unless some are on their way."""

@@ -402,9 +402,7 @@ class GroupLife:
             *part.id, failed.at, failed.delay_ms or 0, failed.delay_ms is None,
             failed.error[:ASIDE_TEXT_CHARACTERS_MAX], failed.reason[:ASIDE_TEXT_CHARACTERS_MAX], part.topic_id,
         )  # fmt: skip
-        for _ in range(COMMIT_TRIES):
-            if part.is_lost:
-                return False
+        while not part.is_lost:  # without an answer our session ends, and then it is
             error = await self._ask_aside(said)
             if error is None:
                 event = DeadLettered(failed.record, failed.error, failed.reason)
@@ -416,7 +414,7 @@ class GroupLife:
             if not error.retriable and not isinstance(error, NetworkError | OutcomeUnknown):
                 raise error
             await anyio.sleep(AGAIN_S)
-        raise OutcomeUnknown("the coordinator could not be reached to set a record aside")
+        return False
 
     async def _ask_aside(self, said: AsidePart) -> DduomqError | None:
         membership = self._membership
