@@ -13,7 +13,7 @@ from dduomq.errors import UsageError
 
 if TYPE_CHECKING:
     from dduomq.client.client import Client
-    from dduomq.client.letter_admin import DeadLetter
+    from dduomq.client.letter_admin import DeadLetter, To
 
 app = typer.Typer(help="Dead letters: what rests and why, sending it on, taking it away.", no_args_is_help=True)
 
@@ -148,10 +148,11 @@ def redrive(
     _check_choice(letter_ids, everything, filter)
     if to not in {None, "retry", "origin"}:
         raise UsageError(f"--to is retry or origin, not {to!r}")
+    where: To | None = to  # type: ignore[assignment]  # it is one of these
 
     async def work(mq: "Client") -> int:
         with _progress("sending on") as told:
-            return await mq.admin.redrive(group, letter_ids or None, filter=filter, to=to, on_progress=told)  # type: ignore[arg-type]  # checked above
+            return await mq.admin.redrive(group, letter_ids or None, filter=filter, to=where, on_progress=told)
 
     say(f"{with_client(server, work):,} dead letters of group {group!r} are on their way")
 
@@ -189,6 +190,7 @@ def _progress(title: str) -> Iterator[Callable[[int], object]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done: progress.update(task, completed=done)
