@@ -19,6 +19,7 @@ from dduomq.actors.partition_messages import Acked, Append
 from dduomq.actors.router import Routes
 from dduomq.actors.wheel_messages import Sent
 from dduomq.actors.wheel_reader import Found, WheelReader
+from dduomq.actors.wheel_round import Round, Sending, is_same
 from dduomq.delay import records
 from dduomq.delay.letters import buried, headers_of
 from dduomq.delay.records import NEW, Fired, Parked, Target
@@ -66,16 +67,6 @@ class WheelWorld:
 Taken: TypeAlias = tuple[Entry, Parked]
 
 
-@attrs.define
-class _Sending:
-    """A batch that its target does not have yet. `again_at`: when it is sent next; NEVER while it is on its way."""
-
-    fired: Fired
-    messages: tuple[Parked, ...] | None  # None until they have been read
-    tries: int = 0
-    again_at: float = NEVER
-
-
 class WheelFiring:
     """`number` is the wheel's among all; `fail(error)`: the log can't be written, and all must be read anew."""
 
@@ -115,7 +106,7 @@ class WheelFiring:
         self._ahead_at = 0.0  # when what is due soon is read next
         self.is_held = False  # messages are being moved in the log
         self.damaged: set[int] = set()  # offsets of messages that can't be read any more
-        self._sending = {to: _Sending(one.fired, None, again_at=0.0) for to, one in wheel.open.items()}
+        self._sending = {to: Sending(one.fired, None, again_at=0.0) for to, one in wheel.open.items()}
 
     # --- what is near -------------------------------------------------------------------------------
 
@@ -183,7 +174,7 @@ class WheelFiring:
         """These batches' records lie elsewhere in the log now; those that have arrived meanwhile need none."""
         for to, (fired, offset) in moved.items():
             one = self._sending.get(to)
-            if one is not None and _is_same(one.fired, fired):
+            if one is not None and is_same(one.fired, fired):
                 one.fired = self.wheel.fired_at(one.fired, offset)
 
     # --- a round ------------------------------------------------------------------------------------
@@ -270,7 +261,7 @@ class WheelFiring:
                 self._bury(taken, round_)
             elif taken := self._recurred(taken, round_):
                 fired = self.wheel.fire(to, [entry for entry, _ in taken])
-                round_.begun.append(_Sending(fired, tuple(message for _, message in taken)))
+                round_.begun.append(Sending(fired, tuple(message for _, message in taken)))
         self._store(round_)
 
     def _wait(self, entries: Sequence[Entry], *, soon: bool) -> None:
@@ -281,7 +272,7 @@ class WheelFiring:
             self._later += entries
             self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
 
-    def _recurred(self, taken: list[Taken], round_: "Round") -> list[Taken]:
+    def _recurred(self, taken: list[Taken], round_: Round) -> list[Taken]:
         """Those that go out now. Of each that recurs, its following one is parked in the same breath."""
         now_ms, out = self._world.clock.wall_ms(), list[Taken]()
         for entry, message in taken:
@@ -302,7 +293,7 @@ class WheelFiring:
                 round_.gone.append(message.pair)
         return out
 
-    def _bury(self, taken: list[Taken], round_: "Round") -> None:
+    def _bury(self, taken: list[Taken], round_: Round) -> None:
         """Their topic is gone: they become messages for the topic of dead letters, which are due at once."""
         to = self._dead(taken[0][1].target) if taken else None
         if to is None:
@@ -326,7 +317,7 @@ class WheelFiring:
             fitting.append((entry, message))
         return fitting
 
-    def _store(self, round_: "Round") -> None:
+    def _store(self, round_: Round) -> None:
         """Write down what goes out, what comes next of it, and what has arrived meanwhile; then send."""
         begun, following = round_.begun, round_.following
         entries = [records.encode_fired(one.fired) for one in begun]
@@ -373,7 +364,7 @@ class WheelFiring:
                 entries = self.wheel.open[one.fired.target].entries
                 self._reader.read_entries(entries, 2 * BATCH_BYTES, partial(self._read_again, one))
 
-    def _read_again(self, one: _Sending, found: Found) -> None:
+    def _read_again(self, one: Sending, found: Found) -> None:
         """A batch that was open when the wheel was read: the same messages in the same order."""
         messages = [found.get(number) for _, number in one.fired.pairs]
         entries = self.wheel.open[one.fired.target].entries
@@ -388,7 +379,7 @@ class WheelFiring:
         one.messages = tuple(message for message in messages if message is not None)
         self._send(one)
 
-    def _send(self, one: _Sending) -> None:
+    def _send(self, one: Sending) -> None:
         fired = one.fired
         one.again_at = NEVER
         assert one.messages is not None
@@ -423,7 +414,7 @@ class WheelFiring:
         """A target has answered."""
         fired, error = message.fired, message.error
         one = self._sending.get(fired.target)
-        if one is None or not _is_same(one.fired, fired):
+        if one is None or not is_same(one.fired, fired):
             return  # from before the log was read anew
         if message.acked is not None:
             self._arrived(one)
@@ -436,7 +427,7 @@ class WheelFiring:
         else:
             raise error or AssertionError("a batch without an answer")
 
-    def _arrived(self, one: _Sending) -> None:
+    def _arrived(self, one: Sending) -> None:
         fired = one.fired
         self.wheel.delivered(fired)
         del self._sending[fired.target]
@@ -445,12 +436,12 @@ class WheelFiring:
         if self._note_at == NEVER:
             self._note_at = self._world.clock.monotonic() + NOTE_DELIVERED_S
 
-    def _again(self, one: _Sending) -> None:
+    def _again(self, one: Sending) -> None:
         one.tries += 1
         pause = min(AGAIN_S * 2 ** min(one.tries - 1, 10), AGAIN_S_MAX)
         one.again_at = self._world.clock.monotonic() + pause
 
-    def _give_up(self, one: _Sending, reason: str) -> None:
+    def _give_up(self, one: Sending, reason: str) -> None:
         """It can't be stored where it should: its messages become dead letters."""
         fired, to = one.fired, self._dead(one.fired.target)
         if to is None or to == fired.target:
@@ -474,7 +465,7 @@ class WheelFiring:
         entries = [records.encode_parked(message) for message in dead]
         self._journal.store_together([*entries, records.encode_delivered([fired.offset])], stored)
 
-    def _begin_anew(self, one: _Sending) -> None:
+    def _begin_anew(self, one: Sending) -> None:
         """The target has another idea of our sequence, so it has lost some: the same batch, in a new epoch of ours."""
         old, again = one.fired, self.wheel.begin_anew(one.fired)
         self._world.log.warning("delayed_batch_anew", wheel=self._mailbox.name, topic=old.target.topic)
@@ -488,17 +479,3 @@ class WheelFiring:
             self._again(one)
 
         self._journal.store_together([records.encode_fired(again), records.encode_delivered([old.offset])], stored)
-
-
-@attrs.define
-class Round:
-    """What one round does: batches that go out, messages that are parked for it, messages that are taken out."""
-
-    begun: list[_Sending] = attrs.field(factory=list)
-    following: list[Parked] = attrs.field(factory=list)
-    gone: list[records.Pair] = attrs.field(factory=list)
-
-
-def _is_same(one: Fired, other: Fired) -> bool:
-    """Whether they mean one batch, wherever its record lies."""
-    return (one.target, one.epoch, one.sequence) == (other.target, other.epoch, other.sequence)
