@@ -7,6 +7,14 @@
 | Heartbeat | listeners | None | nothing | the member lives; told if it is out or a rebalance has begun |
 | Leave | listeners | tuple of Gone | nothing | members go |
 | GroupBeat | listeners | Beaten | nothing | a member joins, lives, moves on or leaves; the broker shares out |
+| BeatOfShare | listeners | ShareBeaten | nothing | a member of a share group joins, lives or leaves |
+| NextReads | listeners | ReadsFound | nothing | where there are records that a member may get |
+| Acquire | listeners | Acquired | nothing | a member gets records of those that were read, once that is stored |
+| Settle | listeners | Settled | nothing | a member has done, releases, rejects or keeps records |
+| ReleaseHeld | listeners | nothing | nothing | what a member has goes to others |
+| FitQueue | listeners | nothing | nothing | what the log has no more is done, or will be fresh |
+| DescribeQueues | listeners | tuple of QueueState | nothing | a picture of a group's queues |
+| MoveQueues | listeners | None | nothing | queues begin elsewhere, or are forgotten |
 | RemoveMember | listeners | None | nothing | a member is put out |
 | Commit | listeners | refused places | nothing | offsets are stored, then answered |
 | FetchOffsets | listeners | places and offsets | nothing | what is stored |
@@ -47,6 +55,18 @@ from dduomq.actors.coordinator_messages import (
     RemoveMember,
     Sync,
 )
+from dduomq.actors.coordinator_queue import Queues
+from dduomq.actors.coordinator_queue_messages import (
+    Acquire,
+    BeatOfShare,
+    DescribeQueues,
+    FitQueue,
+    MoveQueues,
+    NextReads,
+    ReleaseHeld,
+    Settle,
+)
+from dduomq.actors.coordinator_share import ShareMembers
 from dduomq.actors.coordinator_table import CoordinatorWorld, Group, GroupTable, Parked
 from dduomq.actors.coordinator_upgraded import UpgradedMembers
 from dduomq.actors.journal import Begun, Fetched, JournalWorld, Loaded, Stored
@@ -65,7 +85,16 @@ from dduomq.groups import records
 from dduomq.groups.classic import ClassicGroup
 from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.member import NEVER
-from dduomq.groups.records import ConsumersKey, GroupKey, Key, MemberKey, OffsetKey, Place
+from dduomq.groups.records import (
+    ConsumersKey,
+    GroupKey,
+    Key,
+    MemberKey,
+    OffsetKey,
+    Place,
+    QueueKey,
+    ShareKey,
+)
 from dduomq.groups.subscription import topics_of
 from dduomq.limits import DESCRIBE_WAIT_MS_MAX, OFFSET_RETENTION_MS
 
@@ -76,7 +105,7 @@ class CoordinatorActor(Actor):
     """Answers for the groups of one partition of `__groups`."""
 
     __slots__ = (
-        "_alarm_at", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_table", "_world",
+        "_alarm_at", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_queues", "_share", "_table", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Join: "_on_join",
@@ -84,6 +113,14 @@ class CoordinatorActor(Actor):
         Heartbeat: "_on_heartbeat",
         Leave: "_on_leave",
         GroupBeat: "_on_group_beat",
+        BeatOfShare: "_on_beat_of_share",
+        NextReads: "_on_queue",
+        Acquire: "_on_queue",
+        Settle: "_on_queue",
+        ReleaseHeld: "_on_queue",
+        FitQueue: "_on_queue",
+        DescribeQueues: "_on_queue",
+        MoveQueues: "_on_queue",
         RemoveMember: "_on_remove_member",
         Commit: "_on_commit",
         FetchOffsets: "_on_fetch_offsets",
@@ -109,6 +146,8 @@ class CoordinatorActor(Actor):
         self._consumer = ConsumerMembers(self._table, self._on_failure)
         upgraded = UpgradedMembers(self._table, lambda group, then: self._consumer.settle(group, [], then))
         self._classic = ClassicMembers(self._table, upgraded, self._on_failure)
+        self._queues = Queues(self._table, self._on_failure)
+        self._share = ShareMembers(self._table, self._queues, self._on_failure)
         self._failure: DduomqError | None = None  # why the state has to be read anew
         self._expire_at = world.clock.monotonic() + EXPIRY_INTERVAL_S
         self._alarm_at = NEVER
@@ -146,11 +185,19 @@ class CoordinatorActor(Actor):
                 table.groups.pop(key.group, None)
                 return
             record, group = records.decode_group(value), table.get_or_make(key.group)
-            group.classic, group.consumer = ClassicGroup(key.group), None
+            group.classic, group.consumer, group.share = ClassicGroup(key.group), None, None
             group.classic.restore(record, now)
             group.record, group.stored, group.changed_ms = record, record.generation, record.changed_ms
             table.schedule(group)
         elif value is not None or key.group in table.groups:
+            self._apply_of_broker(key, value)
+
+    def _apply_of_broker(self, key: ConsumersKey | MemberKey | ShareKey | QueueKey, value: bytes | None) -> None:
+        if isinstance(key, ShareKey):
+            self._share.apply(key, value)
+        elif isinstance(key, QueueKey):
+            self._queues.apply(key, value)
+        else:
             self._apply_consumer(key, value)
 
     def _apply_consumer(self, key: ConsumersKey | MemberKey, value: bytes | None) -> None:
@@ -192,11 +239,16 @@ class CoordinatorActor(Actor):
     def _on_group_beat(self, message: GroupBeat) -> None:
         self._consumer.beat(message)
 
+    def _on_beat_of_share(self, message: BeatOfShare) -> None:
+        self._share.beat(message)
+
     def _on_remove_member(self, message: RemoveMember) -> None:
         reply = message.reply
         assert reply is not None
         group = self._table.of_member(message.group)
-        if group.consumer is None:
+        if group.share is not None:
+            self._share.remove(group, message.member_id)
+        elif group.consumer is None:
             group.classic.leave(message.member_id, None, self._table.now())
         else:
             group.consumer.remove(message.member_id)
@@ -204,10 +256,17 @@ class CoordinatorActor(Actor):
         self._changed(group)
 
     def _changed(self, group: Group) -> None:
-        if group.consumer is None:
+        if group.share is not None:
+            self._share.settle(group, [])
+        elif group.consumer is None:
             self._classic.changed(group)
         else:
             self._consumer.settle(group, [])
+
+    # --- queues -------------------------------------------------------------------------------------
+
+    def _on_queue(self, message: Message) -> None:
+        self._queues.handle(message)
 
     # --- offsets ------------------------------------------------------------------------------------
 
@@ -240,6 +299,8 @@ class CoordinatorActor(Actor):
     def _check_commit(self, group: Group, message: Commit, places: list[Place]) -> dict[Place, DduomqError]:
         """Raises what is wrong with all of it; the places that may not be committed, each with why."""
         now, refused = self._table.now(), dict[Place, DduomqError]()
+        if group.share is not None:
+            raise GroupNotFound(f"group {group.name!r} is a share group: it has no offsets to commit")
         if group.consumer is None:
             group.classic.check_commit(message.member_id, message.instance_id, message.generation, now)
         else:
@@ -271,7 +332,8 @@ class CoordinatorActor(Actor):
         assert reply is not None
         group = self._table.ready(message.group)
         subscribed = (
-            group.classic.subscribed(topics_of) if group.consumer is None
+            group.share.subscribed() if group.share is not None
+            else group.classic.subscribed(topics_of) if group.consumer is None
             else group.consumer.subscribed(self._consumer.catalog)
         )  # fmt: skip
         refused = {place: SubscribedToTopic() for place, topic in message.places.items() if topic in subscribed}
@@ -336,7 +398,10 @@ class CoordinatorActor(Actor):
             self._log.begin()
         for group in self._table.take_due(now):
             group.tell_watchers(now)
-            if group.consumer is None:
+            self._queues.tick(group, now)
+            if group.share is not None:
+                self._share.tick(group, now)
+            elif group.consumer is None:
                 group.classic.tick(now)
                 self._classic.changed(group)
             else:
@@ -361,6 +426,9 @@ class CoordinatorActor(Actor):
             lost = [place for place in group.offsets if self._world.routes.name_of(place[0]) is None]
             if lost:
                 self._forget_offsets(group, lost)
+            gone = [place for place in group.queues if self._world.routes.name_of(place[0]) is None]
+            if gone:
+                self._queues.forget(group, gone)
 
     def _forget_offsets(self, group: Group, places: list[Place]) -> None:
         gone = dict.fromkeys(places)
@@ -402,6 +470,7 @@ class CoordinatorActor(Actor):
         """Whoever waits for a group is told."""
         for group in self._table.groups.values():
             group.classic.close(error)
+            group.wake()
             for waiting in [*group.parked.values(), *group.watching]:
                 if not waiting.reply.done:
                     waiting.reply.fail(error)

@@ -14,9 +14,14 @@ with its version, unknown trailing fields are ignored.
     ["target", group, member id]             ->  [1, places]
     ["current", group, member id]            ->  [1, epoch, previous epoch, state, places, places to be given up]
     places                                   =  [[topic id, [partition, ...]], ...]
+    ["share", group]                         ->  [1, epoch, time ms, start, lock ms, deliveries]
+    ["queue", group, topic id, partition]    ->  [1, end, spans]
+    ["queued", group, topic id, partition]   ->  [1, spans]
+    spans                                    =  [[first, last, state, deliveries, member id, ms], ...]
 
 A `group` record says that the group's members share out by the classic protocol, a `consumers` record that the
-broker does: the later one counts. A null `group` ends the group, whichever it was.
+broker does, a `share` record that they share partitions: the latest one counts. A null `group` ends the group,
+whichever it was. A `queue` says all that is so of a queue, a `queued` what has changed since.
 """
 
 from collections.abc import Iterable
@@ -26,9 +31,12 @@ import attrs
 import cbor2
 
 from dduomq.errors import CorruptMessage, UnsupportedVersion
+from dduomq.groups.queue import SpanRecord
+from dduomq.limits import QUEUE_DELIVERIES, QUEUE_LOCK_MS
 
 VERSION = 1
 OFFSET, GROUP = "offset", "group"
+SHARE, QUEUE, QUEUED = "share", "queue", "queued"
 CONSUMERS, MEMBER, TARGET, CURRENT = "consumers", "member", "target", "current"
 Place: TypeAlias = tuple[str, int]  # (topic id, partition)
 
@@ -129,7 +137,32 @@ class CurrentRecord:
     revoking: frozenset[Place]
 
 
-Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey
+@attrs.frozen
+class ShareKey:
+    group: str
+
+
+@attrs.frozen
+class QueueKey:
+    """`kind`: QUEUE or QUEUED."""
+
+    group: str
+    kind: str
+    place: Place
+
+
+@attrs.frozen(slots=True)
+class ShareRecord:
+    """A group whose members share partitions. `start`: where a queue begins of which nothing is known yet."""
+
+    epoch: int = 0
+    changed_ms: int = 0
+    start: str = "latest"
+    lock_ms: int = QUEUE_LOCK_MS
+    deliveries: int = QUEUE_DELIVERIES
+
+
+Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey | ShareKey | QueueKey
 
 
 def encode_key(key: Key) -> bytes:
@@ -142,6 +175,10 @@ def encode_key(key: Key) -> bytes:
             return cbor2.dumps([CONSUMERS, key.group])
         case MemberKey():
             return cbor2.dumps([key.kind, key.group, key.member_id])
+        case ShareKey():
+            return cbor2.dumps([SHARE, key.group])
+        case QueueKey():
+            return cbor2.dumps([key.kind, key.group, *key.place])
 
 
 def decode_key(data: bytes) -> Key | None:
@@ -153,6 +190,10 @@ def decode_key(data: bytes) -> Key | None:
         return MemberKey(group, kind, rest[0])
     if kind == CONSUMERS:
         return ConsumersKey(group)
+    if kind == SHARE:
+        return ShareKey(group)
+    if kind in {QUEUE, QUEUED}:
+        return QueueKey(group, kind, (rest[0], rest[1]))
     return GroupKey(group) if kind == GROUP else None
 
 
@@ -239,6 +280,35 @@ def encode_current(record: CurrentRecord) -> bytes:
 def decode_current(data: bytes) -> CurrentRecord:
     epoch, previous, state, assigned, revoking = _versioned(data)[:5]
     return CurrentRecord(epoch, previous, state, decode_places(assigned), decode_places(revoking))
+
+
+def encode_share(record: ShareRecord) -> bytes:
+    return cbor2.dumps([VERSION, *attrs.astuple(record)])
+
+
+def decode_share(data: bytes) -> ShareRecord:
+    return ShareRecord(*_versioned(data)[:5])
+
+
+def _plain_spans(spans: Iterable[SpanRecord]) -> list[tuple[Any, ...]]:
+    return [(s.first, s.last, s.state, s.count, s.holder, s.ms) for s in spans]
+
+
+def encode_queue(end: int, spans: Iterable[SpanRecord]) -> bytes:
+    return cbor2.dumps([VERSION, end, _plain_spans(spans)])
+
+
+def decode_queue(data: bytes) -> tuple[int, list[SpanRecord]]:
+    end, spans = _versioned(data)[:2]
+    return end, [SpanRecord(*span[:6]) for span in spans]
+
+
+def encode_queued(spans: Iterable[SpanRecord]) -> bytes:
+    return cbor2.dumps([VERSION, _plain_spans(spans)])
+
+
+def decode_queued(data: bytes) -> list[SpanRecord]:
+    return [SpanRecord(*span[:6]) for span in _versioned(data)[0]]
 
 
 def _array(data: bytes) -> list[Any]:
