@@ -15,6 +15,7 @@
 | FitQueue | listeners | nothing | nothing | what the log has no more is done, or will be fresh |
 | DescribeQueues | listeners | tuple of QueueState | nothing | a picture of a group's queues |
 | MoveQueues | listeners | None | nothing | queues begin elsewhere, or are forgotten |
+| ConfigureQueues | listeners | ShareRecord | nothing | settings of a group's queues |
 | RemoveMember | listeners | None | nothing | a member is put out |
 | Commit | listeners | refused places | nothing | offsets are stored, then answered |
 | FetchOffsets | listeners | places and offsets | nothing | what is stored |
@@ -59,6 +60,7 @@ from dduomq.actors.coordinator_queue import Queues
 from dduomq.actors.coordinator_queue_messages import (
     Acquire,
     BeatOfShare,
+    ConfigureQueues,
     DescribeQueues,
     FitQueue,
     MoveQueues,
@@ -121,6 +123,7 @@ class CoordinatorActor(Actor):
         FitQueue: "_on_queue",
         DescribeQueues: "_on_queue",
         MoveQueues: "_on_queue",
+        ConfigureQueues: "_on_queue",
         RemoveMember: "_on_remove_member",
         Commit: "_on_commit",
         FetchOffsets: "_on_fetch_offsets",

@@ -5,14 +5,17 @@ an answer about records waits until what it says is stored; when that can't be, 
 from its log; who waits for records is woken when there may be some.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import attrs
 
 from dduomq.actors.actor import Message, Reply
 from dduomq.actors.coordinator_log import Entry
 from dduomq.actors.coordinator_queue_messages import (
     Acquire,
     Acquired,
+    ConfigureQueues,
     DescribeQueues,
     FitQueue,
     MoveQueues,
@@ -25,10 +28,10 @@ from dduomq.actors.coordinator_queue_messages import (
 )
 from dduomq.actors.coordinator_table import Group, GroupTable
 from dduomq.actors.partition_messages import Acked, Watcher
-from dduomq.errors import DduomqError, GroupNotEmpty, GroupNotFound, InvalidRequest, RecordNotHeld
+from dduomq.errors import CoordinatorLoading, DduomqError, GroupNotEmpty, GroupNotFound, InvalidRequest, RecordNotHeld
 from dduomq.groups import records
 from dduomq.groups.queue import Change, Dead, Queue, SpanRecord
-from dduomq.groups.records import QUEUE, QUEUED, Place, QueueKey
+from dduomq.groups.records import QUEUE, QUEUED, Place, QueueKey, ShareRecord
 from dduomq.limits import QUEUE_ENDINGS_MAX, QUEUE_LOCK_MS_MAX, QUEUE_LOCK_MS_MIN, QUEUE_WATCHERS_MAX
 
 
@@ -70,6 +73,7 @@ class Queues:
             FitQueue: self.fit,
             DescribeQueues: self.describe,
             MoveQueues: self.move,
+            ConfigureQueues: self.configure,
         }
         handlers[type(message)](message)
 
@@ -138,10 +142,10 @@ class Queues:
         if sum(len(endings) for _, endings in message.parts) > QUEUE_ENDINGS_MAX:
             raise InvalidRequest(f"a request ends at most {QUEUE_ENDINGS_MAX} ranges of records")
         group = self._table.ready(message.group)
-        refused: dict[Place, DduomqError] = {}
+        refused: dict[int, DduomqError] = {}
         entries: list[Entry] = []
         now, wall_ms, limit = self._table.now(), self._table.wall_ms(), group.settings.deliveries
-        for place, endings in message.parts:
+        for at, (place, endings) in enumerate(message.parts):
             try:
                 queue = group.queues.get(place)
                 if queue is None:
@@ -149,7 +153,7 @@ class Queues:
                 was_full = queue.is_full
                 change = queue.settle(message.member_id, endings, limit=limit, now=now, wall_ms=wall_ms)
             except DduomqError as error:
-                refused[place] = error
+                refused[at] = error
             else:
                 entries += self._entries(group, place, change)
                 self._changed(group, place, was_full=was_full)
@@ -162,6 +166,13 @@ class Queues:
             change = queue.release(member_id, limit=limit, now=table.now(), wall_ms=table.wall_ms())
             self._note(group, place, change)
         group.doubted.discard(member_id)
+
+    def keep(self, group: Group, member_id: str, held: Mapping[Place, Sequence[tuple[int, int]]]) -> None:
+        """A member knows of these records only: others were given to it, but never came."""
+        table = self._table
+        for place, queue in group.queues.items():
+            change = queue.keep(member_id, held.get(place, ()), table.now(), table.wall_ms())
+            self._note(group, place, change)
 
     def release_held(self, message: ReleaseHeld) -> None:
         group = self._table.groups.get(message.group)
@@ -240,6 +251,24 @@ class Queues:
                 group.queues[place] = Queue(offset)
                 entries.append((key, records.encode_queue(offset, ())))
         self._store(group, entries, lambda: reply.set(None), [reply])
+
+    def configure(self, message: ConfigureQueues) -> None:
+        """Settings change for what is given out from now on."""
+        reply: Reply[ShareRecord] | None = message.reply
+        assert reply is not None
+        if not self._table.log.is_loaded:
+            raise CoordinatorLoading
+        if not message.changes:
+            found = self._table.groups.get(message.group)
+            reply.set(ShareRecord() if found is None else found.settings)
+            return
+        group = self._table.ready(message.group, create=True)
+        share = group.share or group.shared(is_join=True)
+        defaults = attrs.asdict(ShareRecord())
+        changes: dict[str, Any] = {name: defaults[name] if v is None else v for name, v in message.changes.items()}
+        share.record = attrs.evolve(share.record, **changes)
+        group.share_by(share)
+        self._store(group, [*share.everything()], lambda: reply.set(share.record), [reply])
 
     def forget(self, group: Group, places: Sequence[Place]) -> None:
         """Their topics are no more."""

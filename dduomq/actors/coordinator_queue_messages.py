@@ -14,11 +14,15 @@ from dduomq.groups.share import ShareBeat
 
 @attrs.frozen(kw_only=True)
 class BeatOfShare(Message):
-    """A heartbeat of a member of a share group; `wait_ms`: how long the answer may be held."""
+    """A heartbeat of a member of a share group; `wait_ms`: how long the answer may be held.
+
+    `held`: all that it knows to have, where it can't be sure that what it was given has come.
+    """
 
     group: str
     beat: ShareBeat
     wait_ms: int = 0
+    held: Mapping[Place, Sequence[tuple[int, int]]] | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -96,6 +100,17 @@ class MoveQueues(Message):
     starts: Mapping[Place, int | None]
 
 
+@attrs.frozen(kw_only=True)
+class ConfigureQueues(Message):
+    """Settings of a group's queues, by their names in `ShareRecord`: None puts back the default, {} asks what is so.
+
+    A group that there is not is made, unless nothing is to be changed.
+    """
+
+    group: str
+    changes: Mapping[str, str | int | None] = attrs.field(factory=dict)
+
+
 @attrs.frozen
 class ShareBeaten:
     """`assignment` None: as before. `doubts`: records whose lock has expired; the member is to say what of them."""
@@ -130,9 +145,9 @@ class Acquired:
 
 @attrs.frozen
 class Settled:
-    """`refused`: places of which nothing was taken, each with why."""
+    """`refused`: the parts, by their number, of which nothing was taken, each with why."""
 
-    refused: Mapping[Place, DduomqError]
+    refused: Mapping[int, DduomqError]
     lock_ms: int
 
 

@@ -304,6 +304,20 @@ class Queue:
         held = [span for span in self._spans if span.holder == member]
         return self._release(held, "its member has gone", limit, now, wall_ms)
 
+    def keep(self, member: str, held: Sequence[tuple[int, int]], now: float, wall_ms: int) -> Change:
+        """A member has these ranges only; what else it was given has never come to it, and goes back."""
+        freed: list[SpanRecord] = []
+        for span in self._spans:
+            if span.holder != member:
+                continue
+            first = span.first
+            for begin, end in [*sorted(held), (span.last + 1, span.last + 1)]:
+                if first < begin and begin <= span.last + 1:
+                    freed.append(SpanRecord(first, begin - 1, AVAILABLE, span.count - 1))
+                if begin <= span.last + 1:
+                    first = max(first, end + 1)
+        return self._change(freed, now, wall_ms)
+
     def _release(self, spans: Iterable[Span], why: str, limit: int, now: float, wall_ms: int) -> Change:
         freed: list[SpanRecord] = []
         dead: list[Dead] = []

@@ -86,10 +86,10 @@ class ShareMember:
         return 0, parts[0] if parts else None
 
     def topics(self, acks, *, all_parts=False):
+        words = [(first, last, [types] if isinstance(types, int) else types) for first, last, types in acks]
         batches = [
-            {"first_offset": first, "last_offset": last, "acknowledge_types": [types] if isinstance(types, int) else types}
-            for first, last, types in acks
-        ]  # fmt: skip
+            {"first_offset": first, "last_offset": last, "acknowledge_types": types} for first, last, types in words
+        ]
         parts = {at: [] for topic_id, at in self.assigned if all_parts and topic_id == self.topic_id}
         if batches:
             parts[0] = batches

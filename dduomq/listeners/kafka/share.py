@@ -135,8 +135,8 @@ async def share_fetch(asking: Asking) -> Body:
     else:
         found, lock_ms = await _take(asking, session)
     parts = {place: _fetched(asking, place, found.get(place), None) for place in found}
-    for place in endings:
-        parts[place] = _fetched(asking, place, found.get(place), settled.refused.get(place))
+    for at, place in enumerate(endings):
+        parts[place] = _fetched(asking, place, found.get(place), settled.refused.get(at))
     return {"error_code": 0, "acquisition_lock_timeout_ms": lock_ms, "responses": _by_topic(parts)}
 
 
@@ -203,7 +203,7 @@ async def _settle(session: ShareSession, endings: Mapping[Place, tuple[Ending, .
     try:
         return await ask(session.mailbox, make)
     except DduomqError as error:
-        return Settled(dict.fromkeys(endings, error), QUEUE_LOCK_MS)
+        return Settled(dict.fromkeys(range(len(endings)), error), QUEUE_LOCK_MS)
 
 
 async def _take(asking: Asking, session: ShareSession) -> tuple[Mapping[Place, Taken | DduomqError], int]:
@@ -272,7 +272,7 @@ async def share_acknowledge(asking: Asking) -> Body:
             await asking.sessions.close(group, member_id)
     except DduomqError as error:
         return {"error_code": code_of(error), "error_message": error.message, "responses": []}
-    parts = {place: _acknowledged(asking, place, settled.refused.get(place)) for place in endings}
+    parts = {place: _acknowledged(asking, place, settled.refused.get(at)) for at, place in enumerate(endings)}
     return {"error_code": 0, "acquisition_lock_timeout_ms": settled.lock_ms, "responses": _by_topic(parts)}
 
 
