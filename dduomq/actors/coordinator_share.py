@@ -55,10 +55,10 @@ class ShareMembers:
                 table.forget(group)
             raise
         group.share_by(share)
+        if message.held is not None:
+            self._queues.keep(group, beat.member_id, message.held)
         if beat.epoch == LEAVE:
             self._queues.release(group, beat.member_id)
-        elif message.held is not None:
-            self._queues.keep(group, beat.member_id, message.held)
         is_news = share.is_dirty or result.assignment is not None or message.wait_ms <= 0
         if is_news or self._queues.doubts(group, beat.member_id):
             self.settle(group, [(reply, result)])

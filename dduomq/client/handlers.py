@@ -45,7 +45,7 @@ class _Lanes:
 
     def __init__(self, handler: Handler, options: HandlerOptions, tasks: anyio.abc.TaskGroup) -> None:
         self._handler = handler
-        self._in_thread = not _is_async(handler)
+        self._in_thread = not is_async(handler)
         self._options = options
         self._tasks = tasks
         self._lanes: dict[Any, deque[GroupRecord]] = {}
@@ -110,7 +110,8 @@ class _Lanes:
                 return
 
 
-def _is_async(handler: Handler) -> bool:
+def is_async(handler: Handler) -> bool:
+    """Whether calling it gives something to await."""
     call = getattr(handler, "__call__", None)  # noqa: B004  # an object whose class says `async def __call__`
     return iscoroutinefunction(handler) or iscoroutinefunction(call)
 

@@ -42,8 +42,8 @@ async def _coordinator(services: Services, context: Context, group: str, operati
 
 
 async def _heartbeat(services: Services, context: Context, body: wire.QueueHeartbeat) -> wire.QueueHeartbeatAnswer:
-    for name in body.topics or ():
-        services.gate.admit(context, Operation.READ, name)
+    for topic in body.topics or ():
+        services.gate.admit(context, Operation.READ, topic)
     beat = ShareBeat(
         body.member_id, body.member_epoch, context.client, context.peer, body.zone, body.topics, body.session_ms,
         body.deliveries, can_be_asked=True,
