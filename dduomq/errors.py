@@ -390,6 +390,12 @@ class InvalidRegularExpression(DduomqError):
     code = 128
 
 
+class RecordNotHeld(DduomqError):
+    """The record is not locked by this member, or no longer: its lock has expired, or the record is done."""
+
+    code = 121
+
+
 class InvalidFilter(DduomqError):
     """The filter can't be read; the message points at the place."""
 

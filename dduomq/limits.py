@@ -100,6 +100,19 @@ ASIDE_WAITING_MAX = 100_000  # records of one coordinator that are to be copied
 ASIDE_TEXT_CHARACTERS_MAX = 1_000  # of an error or a reason
 HANDOVER_RECORDS_MAX = 500  # copied at once
 HANDOVER_BYTES_MAX = 4 * MIB
+# queues: share groups
+QUEUE_LOCKS_MAX = 10_000  # records of one partition that a group has in hand
+QUEUE_LOCK_MS = 30_000
+QUEUE_LOCK_MS_MIN = 100
+QUEUE_LOCK_MS_MAX = 12 * 3_600_000
+QUEUE_DELIVERIES = 5  # so often a record is given out, then it is dead
+QUEUE_DELIVERIES_MAX = 1_000
+QUEUE_DELAY_MS_MAX = 366 * 86_400_000  # that a released record waits
+QUEUE_ENDINGS_MAX = 100_000  # ranges of records that one request settles
+QUEUE_REASON_CHARACTERS_MAX = 1_000
+QUEUE_WATCHERS_MAX = 4_096  # who waits for records of one group
+SHARE_ASSIGNMENT_MAX = 1_000  # members times partitions: up to there everybody gets everything
+SHARE_SESSIONS_PER_CONNECTION_MAX = 16
 
 # delayed messages
 DELAY_PARTITIONS = 4  # of the internal topic: so many wheels

@@ -7,6 +7,15 @@
 | Heartbeat | listeners | None | nothing | the member lives; told if it is out or a rebalance has begun |
 | Leave | listeners | tuple of Gone | nothing | members go |
 | GroupBeat | listeners | Beaten | nothing | a member joins, lives, moves on or leaves; the broker shares out |
+| BeatOfShare | listeners | ShareBeaten | nothing | a member of a share group joins, lives or leaves |
+| NextReads | listeners | ReadsFound | nothing | where there are records that a member may get |
+| Acquire | listeners | Acquired | nothing | a member gets records of those that were read, once that is stored |
+| Settle | listeners | Settled | nothing | a member has done, releases, rejects or keeps records |
+| ReleaseHeld | listeners | nothing | nothing | what a member has goes to others |
+| FitQueue | listeners | nothing | nothing | what the log has no more is done, or will be fresh |
+| DescribeQueues | listeners | tuple of QueueState | nothing | a picture of a group's queues |
+| MoveQueues | listeners | None | nothing | queues begin elsewhere, or are forgotten |
+| ConfigureQueues | listeners | ShareRecord | nothing | settings of a group's queues |
 | RemoveMember | listeners | None | nothing | a member is put out |
 | Commit | listeners | refused places | nothing | offsets are stored, then answered |
 | FetchOffsets | listeners | places and offsets | nothing | what is stored |
@@ -38,7 +47,7 @@ from dduomq.actors.alarms import Alarm
 from dduomq.actors.coordinator_aside import SettingAside
 from dduomq.actors.coordinator_classic import ClassicMembers
 from dduomq.actors.coordinator_consumer import ConsumerMembers
-from dduomq.actors.coordinator_log import CoordinatorLog, Entry
+from dduomq.actors.coordinator_log import CoordinatorLog
 from dduomq.actors.coordinator_messages import (
     Commit,
     DeleteGroup,
@@ -56,6 +65,20 @@ from dduomq.actors.coordinator_messages import (
     SetAside,
     Sync,
 )
+from dduomq.actors.coordinator_offsets import Offsets
+from dduomq.actors.coordinator_queue import Queues
+from dduomq.actors.coordinator_queue_messages import (
+    Acquire,
+    BeatOfShare,
+    ConfigureQueues,
+    DescribeQueues,
+    FitQueue,
+    MoveQueues,
+    NextReads,
+    ReleaseHeld,
+    Settle,
+)
+from dduomq.actors.coordinator_share import ShareMembers
 from dduomq.actors.coordinator_table import CoordinatorWorld, Group, GroupTable, Parked
 from dduomq.actors.coordinator_upgraded import UpgradedMembers
 from dduomq.actors.journal import Begun, Fetched, JournalWorld, Loaded, Stored
@@ -66,10 +89,6 @@ from dduomq.errors import (
     CoordinatorNotAvailable,
     DduomqError,
     GroupNotEmpty,
-    GroupNotFound,
-    NotOwner,
-    OffsetMovedBack,
-    SubscribedToTopic,
 )
 from dduomq.groups import records
 from dduomq.groups.classic import ClassicGroup
@@ -84,9 +103,9 @@ from dduomq.groups.records import (
     MarksKey,
     MemberKey,
     OffsetKey,
-    Place,
+    QueueKey,
+    ShareKey,
 )
-from dduomq.groups.subscription import topics_of
 from dduomq.limits import DESCRIBE_WAIT_MS_MAX, OFFSET_RETENTION_MS
 
 EXPIRY_INTERVAL_S = 600
@@ -96,7 +115,8 @@ class CoordinatorActor(Actor):
     """Answers for the groups of one partition of `__groups`."""
 
     __slots__ = (
-        "_alarm_at", "_aside", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_table", "_world",
+        "_alarm_at", "_aside", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_offsets", "_queues",
+        "_share", "_table", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Join: "_on_join",
@@ -104,6 +124,15 @@ class CoordinatorActor(Actor):
         Heartbeat: "_on_heartbeat",
         Leave: "_on_leave",
         GroupBeat: "_on_group_beat",
+        BeatOfShare: "_on_beat_of_share",
+        NextReads: "_on_queue",
+        Acquire: "_on_queue",
+        Settle: "_on_queue",
+        ReleaseHeld: "_on_queue",
+        FitQueue: "_on_queue",
+        DescribeQueues: "_on_queue",
+        MoveQueues: "_on_queue",
+        ConfigureQueues: "_on_queue",
         RemoveMember: "_on_remove_member",
         Commit: "_on_commit",
         FetchOffsets: "_on_fetch_offsets",
@@ -128,13 +157,16 @@ class CoordinatorActor(Actor):
         self._world = world
         self._log = CoordinatorLog(
             mailbox, JournalWorld(partition, world.disk, world.clock, world.log, CoordinatorNotAvailable), self._apply,
-            lambda: [self._aside.everything(), *(group.everything() for group in self._table.groups.values())],
+            lambda: [*(group.everything() for group in self._table.groups.values()), self._aside.everything()],
         )  # fmt: skip
         self._table = GroupTable(mailbox.name, self._log, world)
         self._aside = SettingAside(mailbox, number, self._table, self._on_failure)
         self._consumer = ConsumerMembers(self._table, self._on_failure)
+        self._offsets = Offsets(self._table, self._consumer)
         upgraded = UpgradedMembers(self._table, lambda group, then: self._consumer.settle(group, [], then))
         self._classic = ClassicMembers(self._table, upgraded, self._on_failure)
+        self._queues = Queues(self._table, self._aside.bury, self._on_failure)
+        self._share = ShareMembers(self._table, self._queues, self._on_failure)
         self._failure: DduomqError | None = None  # why the state has to be read anew
         self._expire_at = world.clock.monotonic() + EXPIRY_INTERVAL_S
         self._alarm_at = NEVER
@@ -183,11 +215,19 @@ class CoordinatorActor(Actor):
                 table.groups.pop(key.group, None)
                 return
             record, group = records.decode_group(value), table.get_or_make(key.group)
-            group.classic, group.consumer = ClassicGroup(key.group), None
+            group.classic, group.consumer, group.share = ClassicGroup(key.group), None, None
             group.classic.restore(record, now)
             group.record, group.stored, group.changed_ms = record, record.generation, record.changed_ms
             table.schedule(group)
         elif value is not None or key.group in table.groups:
+            self._apply_of_broker(key, value)
+
+    def _apply_of_broker(self, key: ConsumersKey | MemberKey | ShareKey | QueueKey, value: bytes | None) -> None:
+        if isinstance(key, ShareKey):
+            self._share.apply(key, value)
+        elif isinstance(key, QueueKey):
+            self._queues.apply(key, value)
+        else:
             self._apply_consumer(key, value)
 
     def _apply_consumer(self, key: ConsumersKey | MemberKey, value: bytes | None) -> None:
@@ -231,11 +271,16 @@ class CoordinatorActor(Actor):
     def _on_group_beat(self, message: GroupBeat) -> None:
         self._consumer.beat(message)
 
+    def _on_beat_of_share(self, message: BeatOfShare) -> None:
+        self._share.beat(message)
+
     def _on_remove_member(self, message: RemoveMember) -> None:
         reply = message.reply
         assert reply is not None
         group = self._table.of_member(message.group)
-        if group.consumer is None:
+        if group.share is not None:
+            self._share.remove(group, message.member_id)
+        elif group.consumer is None:
             group.classic.leave(message.member_id, None, self._table.now())
         else:
             group.consumer.remove(message.member_id)
@@ -243,97 +288,34 @@ class CoordinatorActor(Actor):
         self._changed(group)
 
     def _changed(self, group: Group) -> None:
-        if group.consumer is None:
+        if group.share is not None:
+            self._share.settle(group, [])
+        elif group.consumer is None:
             self._classic.changed(group)
         else:
             self._consumer.settle(group, [])
 
-    # --- offsets ------------------------------------------------------------------------------------
+    # --- queues -------------------------------------------------------------------------------------
+
+    def _on_queue(self, message: Message) -> None:
+        self._queues.handle(message)
+
+    # --- offsets, and what stands aside -------------------------------------------------------------
 
     def _on_commit(self, message: Commit) -> None:
-        reply, table = message.reply, self._table
-        assert reply is not None
-        is_simple = message.generation < 0 and not message.member_id
-        group = table.ready(message.group, create=True) if is_simple else table.of_member(message.group)
-        places = [place for place, _ in message.offsets]
-        refused = self._check_commit(group, message, places)
-        offsets = {place: committed for place, committed in message.offsets if place not in refused}
-        group.send(offsets)
-        if not offsets:
-            reply.set(refused)
-            return
-
-        def stored(result: Acked | DduomqError) -> None:
-            group.arrived(offsets, is_stored=isinstance(result, Acked))
-            group.changed_ms = table.wall_ms()
-            if isinstance(result, Acked):
-                reply.set(refused)
-            else:
-                reply.fail(result)
-
-        entries: list[Entry] = [
-            (OffsetKey(message.group, place), records.encode_offset(committed)) for place, committed in offsets.items()
-        ]
-        self._log.store(entries, stored)
-
-    def _check_commit(self, group: Group, message: Commit, places: list[Place]) -> dict[Place, DduomqError]:
-        """Raises what is wrong with all of it; the places that may not be committed, each with why."""
-        now, refused = self._table.now(), dict[Place, DduomqError]()
-        if group.consumer is None:
-            group.classic.check_commit(message.member_id, message.instance_id, message.generation, now)
-        else:
-            foreign = group.consumer.check_commit(
-                message.member_id, message.instance_id, message.generation, places, now
-            )
-            if message.is_strict:
-                refused.update({place: NotOwner() for place in foreign})
-        if message.is_strict and not message.rewind:
-            for place, committed in message.offsets:
-                held = group.newest(place)
-                if held is not None and held.offset > committed.offset:
-                    refused.setdefault(
-                        place, OffsetMovedBack(f"{held.offset} is committed; {committed.offset} would move it back")
-                    )
-        return refused
+        self._offsets.commit(message)
 
     def _on_fetch_offsets(self, message: FetchOffsets) -> None:
-        assert message.reply is not None
-        try:
-            group = self._table.ready(message.group)
-        except GroupNotFound:
-            message.reply.set({})
-            return
-        message.reply.set(dict(group.offsets))
+        self._offsets.fetch(message)
+
+    def _on_delete_offsets(self, message: DeleteOffsets) -> None:
+        self._offsets.delete(message)
 
     def _on_set_aside(self, message: SetAside) -> None:
         self._aside.set_aside(message)
 
     def _on_fetch_aside(self, message: FetchAside) -> None:
         self._aside.fetch(message)
-
-    def _on_delete_offsets(self, message: DeleteOffsets) -> None:
-        reply = message.reply
-        assert reply is not None
-        group = self._table.ready(message.group)
-        subscribed = (
-            group.classic.subscribed(topics_of) if group.consumer is None
-            else group.consumer.subscribed(self._consumer.catalog)
-        )  # fmt: skip
-        refused = {place: SubscribedToTopic() for place, topic in message.places.items() if topic in subscribed}
-        gone = [place for place in message.places if place not in refused and group.newest(place) is not None]
-        group.send(dict.fromkeys(gone))
-
-        def stored(result: Acked | DduomqError) -> None:
-            group.arrived(dict.fromkeys(gone), is_stored=isinstance(result, Acked))
-            if isinstance(result, Acked):
-                reply.set(refused)
-            else:
-                reply.fail(result)
-
-        if gone:
-            self._log.store([(OffsetKey(message.group, place), None) for place in gone], stored)
-        else:
-            reply.set(refused)
 
     # --- looking and deleting -----------------------------------------------------------------------
 
@@ -381,7 +363,10 @@ class CoordinatorActor(Actor):
             self._log.begin()
         for group in self._table.take_due(now):
             group.tell_watchers(now)
-            if group.consumer is None:
+            self._queues.tick(group, now)
+            if group.share is not None:
+                self._share.tick(group, now)
+            elif group.consumer is None:
                 group.classic.tick(now)
                 self._classic.changed(group)
             else:
@@ -405,21 +390,14 @@ class CoordinatorActor(Actor):
                 continue
             lost = [place for place in group.offsets if self._world.routes.name_of(place[0]) is None]
             if lost:
-                self._forget_offsets(group, lost)
+                self._offsets.forget(group, lost)
+            gone = [place for place in group.queues if self._world.routes.name_of(place[0]) is None]
+            if gone:
+                self._queues.forget(group, gone)
 
     def _has_letters(self, group: Group) -> bool:
         """Which of its dead letters have been sent on must be known as long as they are there."""
         return any(self._world.routes.name_of(place[0]) is not None for place in group.aside)
-
-    def _forget_offsets(self, group: Group, places: list[Place]) -> None:
-        gone = dict.fromkeys(places)
-        group.send(gone)
-
-        def stored(result: Acked | DduomqError) -> None:
-            group.arrived(gone, is_stored=isinstance(result, Acked))
-
-        entries: list[Entry] = [(OffsetKey(group.name, place), None) for place in places]
-        self._log.store(entries, stored)
 
     def _noted(self, result: Acked | DduomqError) -> None:
         """What has gone from the state at once must go from the log, too."""
@@ -452,6 +430,7 @@ class CoordinatorActor(Actor):
         """Whoever waits for a group is told."""
         for group in self._table.groups.values():
             group.classic.close(error)
+            group.wake()
             for waiting in [*group.parked.values(), *group.watching]:
                 if not waiting.reply.done:
                     waiting.reply.fail(error)

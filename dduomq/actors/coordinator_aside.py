@@ -26,6 +26,7 @@ from dduomq.errors import DduomqError, InvariantBroken, NotOwner, Overloaded, Re
 from dduomq.groups import letters, records
 from dduomq.groups.aside import ORIGIN, Copy, Outbox, fresh
 from dduomq.groups.letters import Source
+from dduomq.groups.queue import Dead
 from dduomq.groups.records import AsideKey, AsideRecord, HandedKey, MarksKey, Place
 from dduomq.ids import DEAD
 from dduomq.limits import ASIDE_RANGES_MAX, ASIDE_WAITING_MAX, HANDOVER_BYTES_MAX, HANDOVER_RECORDS_MAX, MIB
@@ -77,7 +78,8 @@ class SettingAside:
             self._mark(group, key.place, records.decode_marks(value))
             return
         record = records.decode_aside(key, value)
-        self._mark(group, key.place, record.offsets)
+        if key.place not in group.queues:  # a queue knows itself what is done
+            self._mark(group, key.place, record.offsets)
         self.outbox.add(key.group, key.place, record)
 
     def _mark(self, group: Group, place: Place, flat: tuple[int, ...]) -> None:
@@ -165,6 +167,15 @@ class SettingAside:
         self.outbox.add(group.name, part.place, record)
         key = AsideKey(group.name, part.place, record.number)
         return [((key, records.encode_aside(record)), len(offsets))]
+
+    def bury(self, group: Group, place: Place, dead: Dead) -> list[Entry]:
+        """Records of a queue that nobody gets any more; what to store with the news."""
+        now_ms = self._table.wall_ms()
+        record = AsideRecord(
+            self.outbox.next_number, DEAD, now_ms, now_ms, "", dead.reason, (dead.first, dead.last), dead.count
+        )  # fmt: skip
+        self.outbox.add(group.name, place, record)
+        return [(AsideKey(group.name, place, record.number), records.encode_aside(record))]
 
     def fetch(self, message: FetchAside) -> None:
         """Answered when all that it rests on is stored: who skips a record must be sure that it is elsewhere."""
@@ -297,7 +308,14 @@ class SettingAside:
                 reason = f"its value of {len(value or b'')} bytes is left where it was first stored; {reason}"
                 value = None
             headers = letters.copy_headers(
-                record, source, group=copy.group, to=to, failed_ms=said.since_ms, error=said.error, reason=reason
+                record,
+                source,
+                group=copy.group,
+                to=to,
+                failed_ms=said.since_ms,
+                error=said.error,
+                reason=reason,
+                tries=said.tries,
             )
         return Parked(said.due_ms, NEW, -1, target, origin, record.key, value, headers)
 

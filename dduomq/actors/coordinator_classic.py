@@ -10,7 +10,7 @@ from dduomq.actors.coordinator_messages import Gone, Heartbeat, Join, Leave, Syn
 from dduomq.actors.coordinator_table import Group, GroupTable
 from dduomq.actors.coordinator_upgraded import UpgradedMembers
 from dduomq.actors.partition_messages import Acked
-from dduomq.errors import DduomqError
+from dduomq.errors import DduomqError, InconsistentProtocol
 from dduomq.groups import records
 from dduomq.groups.classic import EMPTY, STABLE
 from dduomq.groups.member import JoinResult, SyncResult
@@ -35,6 +35,7 @@ class ClassicMembers:
         request, table = message.request, self._table
         is_new = not request.member_id
         group = table.ready(message.group, create=True) if is_new else table.of_member(message.group)
+        group.part_from_sharing(InconsistentProtocol)
         if group.consumer is not None and group.consumer.members:
             self._upgraded.join(group, message)
             return
@@ -122,7 +123,7 @@ class ClassicMembers:
         classic = group.classic
         if classic.state == EMPTY and classic.generation != max(group.stored, 0):
             self._store(group)
-        if classic.is_unused and group.stored < 0 and not group.offsets:
+        if group.is_unused:
             self._table.forget(group)  # a join that was refused leaves nothing behind
         else:
             group.has_changed(self._table.now())

@@ -13,7 +13,7 @@ from dduomq.actors.actor import Reply
 from dduomq.actors.coordinator_messages import Beaten, GroupBeat
 from dduomq.actors.coordinator_table import Group, GroupTable, Parked, RoutesCatalog
 from dduomq.actors.partition_messages import Acked
-from dduomq.errors import DduomqError, UnknownMember
+from dduomq.errors import DduomqError, GroupNotFound, UnknownMember
 from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.consumer_member import JOIN, LEAVE, BeatResult
 from dduomq.groups.upgrade import upgraded
@@ -56,11 +56,12 @@ class ConsumerMembers:
 
     def _tidy(self, group: Group) -> None:
         """A join that was refused leaves nothing behind."""
-        if group.consumer is None and group.classic.is_unused and group.stored < 0 and not group.offsets:
+        if group.is_unused:
             self._table.forget(group)
 
     def _consumer(self, group: Group, *, is_join: bool) -> ConsumerGroup:
         """The group's machine; a classic group gets one when the first member of the new protocol comes."""
+        group.part_from_sharing(GroupNotFound)
         if group.consumer is not None:
             return group.consumer
         if group.classic.members:

@@ -39,6 +39,10 @@ class CoordinatorLog(Journal[Entry]):
         """Put records into the log; see `Journal.store_entries`."""
         self.store_entries([(records.encode_key(key), value, []) for key, value in entries], on_stored)
 
+    def store_at_once(self, entries: list[Entry], on_stored: OnStored) -> None:
+        """All of them or none; see `Journal.store_together`."""
+        self.store_together([(records.encode_key(key), value, []) for key, value in entries], on_stored)
+
     def stored(self, message: Stored) -> None:
         super().stored(message)
         has_grown = self.size_bytes - self._rewritten_at > GROUPS_REWRITE_BYTES

@@ -1,7 +1,8 @@
 """A coordinator's groups: which there are, when each has something due, and the log that keeps them.
 
 Part of the coordinator's actor, not a task. Always true: a group is of one kind at a time: its members share out by
-the classic protocol, or the broker shares out for them; its offsets stay when the kind changes.
+the classic protocol, or the broker shares out for them, or they share partitions; its offsets and its queues stay
+when the kind changes.
 """
 
 import heapq
@@ -16,11 +17,13 @@ from dduomq.actors.alarms import Alarms
 from dduomq.actors.coordinator_log import CoordinatorLog, Entry
 from dduomq.actors.coordinator_messages import ConsumerDescription, GroupDescription, GroupOverview
 from dduomq.actors.group_topics import GroupTopics
+from dduomq.actors.partition_messages import Watcher
 from dduomq.actors.router import Routes, TopicRoute
 from dduomq.errors import (
     CoordinatorLoading,
     CoordinatorNotAvailable,
     GroupNotFound,
+    InconsistentProtocol,
     InvalidGroupId,
     Overloaded,
     UnknownMember,
@@ -30,12 +33,14 @@ from dduomq.groups.assignors import Assignable, Assignor
 from dduomq.groups.classic import ClassicGroup
 from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.member import NEVER
-from dduomq.groups.records import Committed, GroupKey, MarksKey, OffsetKey, Place
+from dduomq.groups.queue import Queue
+from dduomq.groups.records import QUEUE, Committed, GroupKey, MarksKey, OffsetKey, Place, QueueKey, ShareRecord
+from dduomq.groups.share import ASSIGNOR, ShareGroup
 from dduomq.limits import GROUP_NAME_CHARACTERS_MAX, GROUPS_PER_COORDINATOR_MAX
 from dduomq.ports import Clock, Rng
 from dduomq.wire.ranges import Ranges
 
-CLASSIC, CONSUMER = "classic", "consumer"
+CLASSIC, CONSUMER, SHARE = "classic", "consumer", "share"
 NOT_THERE = object()
 
 
@@ -70,8 +75,8 @@ class Group:
     """One group: its members, and how far it has come."""
 
     __slots__ = (
-        "alarm_at", "aside", "changed_ms", "classic", "consumer", "name", "offsets", "on_their_way", "parked", "record",
-        "stored", "version", "watching",
+        "alarm_at", "aside", "changed_ms", "classic", "consumer", "doubted", "name", "offsets", "on_their_way",
+        "parked", "queues", "record", "share", "stored", "version", "waiting", "watching",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -88,34 +93,92 @@ class Group:
         self.parked: dict[str, Parked] = {}  # heartbeats, by member
         self.watching: list[Parked] = []  # who wants to know of changes
         self.version = 1  # counts them
+        self.share: ShareGroup | None = None  # set while its members share partitions
+        self.queues: dict[Place, Queue] = {}
+        self.waiting: list[tuple[Watcher, frozenset[Place]]] = []  # who wants records of which queues
+        self.doubted: set[str] = set()  # members that are asked about records whose lock has expired
+
+    @property
+    def _machine(self) -> ClassicGroup | ConsumerGroup | ShareGroup:
+        return self.share or self.consumer or self.classic
 
     @property
     def kind(self) -> str:
+        if self.share is not None:
+            return SHARE
         return CLASSIC if self.consumer is None else CONSUMER
 
     @property
     def state(self) -> str:
-        return self.classic.state if self.consumer is None else self.consumer.state
+        return self._machine.state
 
     @property
     def epoch(self) -> int:
-        return self.classic.generation if self.consumer is None else self.consumer.epoch
+        machine = self._machine
+        return machine.generation if isinstance(machine, ClassicGroup) else machine.epoch
 
     @property
     def member_count(self) -> int:
-        return len(self.classic.members if self.consumer is None else self.consumer.members)
+        return len(self._machine.members)
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether a join that was refused has left nothing but the name."""
+        is_classic = self.consumer is None and self.share is None
+        return is_classic and self.classic.is_unused and self.stored < 0 and not self.offsets and not self.queues
 
     def share_out_by(self, consumer: ConsumerGroup) -> None:
         """The broker shares out from now on."""
         if self.consumer is None:
-            self.classic.close(CoordinatorNotAvailable("the group is shared out by the broker from now on"))
-            generation, self.classic, self.stored = self.classic.generation, ClassicGroup(self.name), -1
-            self.classic.generation = generation
-            self.record = None
-        self.consumer = consumer
+            self._close_classic("the group is shared out by the broker from now on")
+        self.consumer, self.share = consumer, None
+
+    def _close_classic(self, why: str) -> None:
+        self.classic.close(CoordinatorNotAvailable(why))
+        generation, self.classic, self.stored = self.classic.generation, ClassicGroup(self.name), -1
+        self.classic.generation = generation
+        self.record = None
+
+    def shared(self, *, is_join: bool) -> ShareGroup:
+        """A machine for members that share partitions. Raises `GroupNotFound` where there are others."""
+        if self.member_count or not is_join:
+            raise GroupNotFound(f"group {self.name!r} is not a share group: its members use the {self.kind} protocol")
+        share = ShareGroup(self.name, ShareRecord(epoch=max(self.epoch, 0)))
+        share.is_dirty = True
+        return share
+
+    def share_by(self, share: ShareGroup) -> None:
+        """The members share partitions from now on."""
+        if self.share is None:
+            self._close_classic("the group's members share partitions from now on")
+        self.share, self.consumer = share, None
+
+    def part_from_sharing(self, error: type[GroupNotFound | InconsistentProtocol]) -> None:
+        """A member comes that does not share partitions: it may, unless there are others that do."""
+        if self.share is None:
+            return
+        if self.share.members:
+            raise error(f"group {self.name!r} is a share group; choose another name, or stop its members first")
+        self.classic.generation = max(self.classic.generation, self.share.epoch)
+        self.share = None
+
+    @property
+    def settings(self) -> ShareRecord:
+        """Of its queues."""
+        return ShareRecord() if self.share is None else self.share.record
+
+    def wake(self, place: Place | None = None) -> None:
+        """There may be records of a queue to get, or something is not as it was."""
+        left = []
+        for watcher, places in self.waiting:
+            if place is None or place in places:
+                watcher.wake()
+            else:
+                left.append((watcher, places))
+        self.waiting = left
 
     def next_due(self) -> float:
-        due = self.classic.next_due() if self.consumer is None else self.consumer.next_due()
+        due = min(self._machine.next_due(), *(queue.next_due() for queue in self.queues.values()), NEVER)
         waiting = min((parked.deadline for parked in self.parked.values()), default=NEVER)
         return min(due, waiting, *(parked.deadline for parked in self.watching), NEVER)
 
@@ -128,7 +191,13 @@ class Group:
             if held is not None
         ]
         entries += [(MarksKey(self.name, at), records.encode_marks(held.flat)) for at, held in self.aside.items()]
-        if self.consumer is not None:
+        entries += [
+            (QueueKey(self.name, QUEUE, place), records.encode_queue(queue.end, queue.records()))
+            for place, queue in self.queues.items()
+        ]
+        if self.share is not None:
+            entries += self.share.everything()
+        elif self.consumer is not None:
             entries += self.consumer.everything(self.changed_ms)
         elif self.record is not None:
             entries.append((GroupKey(self.name), records.encode_group(self.record)))
@@ -137,7 +206,12 @@ class Group:
     def tombstones(self) -> list[Entry]:
         """What ends it."""
         places = {**self.offsets, **self.on_their_way}
-        return [*((OffsetKey(self.name, place), None) for place in places), (GroupKey(self.name), None)]
+        queues = [QueueKey(self.name, QUEUE, place) for place in self.queues]
+        return [
+            *((OffsetKey(self.name, place), None) for place in places),
+            *((key, None) for key in queues),
+            (GroupKey(self.name), None),
+        ]
 
     # --- offsets ------------------------------------------------------------------------------------
 
@@ -194,11 +268,16 @@ class Group:
         self.watching = left
 
     def overview(self) -> GroupOverview:
-        protocol_type = self.classic.protocol_type if self.consumer is None else CONSUMER
+        protocol_type = self.classic.protocol_type if self.kind == CLASSIC else self.kind
         return GroupOverview(self.name, self.kind, protocol_type, self.state, self.member_count)
 
     def description(self) -> GroupDescription:
-        classic, consumer = self.classic, self.consumer
+        classic, consumer, share = self.classic, self.consumer, self.share
+        if share is not None:
+            sharing = tuple(
+                ConsumerDescription(m.member_id, m.said, m.current(), m.assigned) for m in share.members.values()
+            )
+            return GroupDescription(self.overview(), self.version, share.epoch, share.epoch, ASSIGNOR, (), sharing)
         if consumer is None:
             members = tuple((m.record(), m.metadata(classic.protocol)) for m in classic.members.values())
             return GroupDescription(
@@ -255,6 +334,7 @@ class GroupTable:
             if not waiting.reply.done:
                 waiting.reply.fail(gone)
         group.parked, group.watching = {}, []
+        group.wake()
 
     def ready(self, name: str, *, create: bool = False) -> Group:
         """The group; raises while the log is being read, and for one that is not there."""

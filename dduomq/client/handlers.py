@@ -78,7 +78,7 @@ class _Lanes:
 
     def __init__(self, handler: Handler, options: HandlerOptions, tasks: anyio.abc.TaskGroup) -> None:
         self._handler = handler
-        self._in_thread = not _is_async(handler)
+        self._in_thread = not is_async(handler)
         self._options = options
         self._tasks = tasks
         self._lanes: dict[Any, deque[GroupRecord]] = {}
@@ -155,7 +155,8 @@ class _Lanes:
                 raise error
 
 
-def _is_async(handler: Handler) -> bool:
+def is_async(handler: Handler) -> bool:
+    """Whether calling it gives something to await."""
     call = getattr(handler, "__call__", None)  # noqa: B004  # an object whose class says `async def __call__`
     return iscoroutinefunction(handler) or iscoroutinefunction(call)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from random import Random
 from typing import Any, Literal
 
@@ -9,6 +10,8 @@ from dduomq.client.consumer import Decoder, Reader, Start, find_offset
 from dduomq.client.consuming import ConsumerSettings, consuming
 from dduomq.client.group import Callback, Consumer
 from dduomq.client.interceptor import Interceptor
+from dduomq.client.queue import Queue, QueueSettings, queueing
+from dduomq.client.queue_record import QueueRecord
 from dduomq.client.record import Record
 from dduomq.client.retrying import RETRY_LADDER, Delay
 from dduomq.client.serializers import AUTO, Serializer
@@ -195,6 +198,41 @@ class ReadingClient:
             wall_ms=self._wall_ms,
         ) as consumer:  # fmt: skip
             yield consumer
+
+    @asynccontextmanager
+    async def queue(
+        self,
+        *topics: str,
+        group: str,
+        start: str | datetime = "earliest",
+        auto_ack: bool = True,
+        prefetch: int = 100,
+        lock: float = 30.0,
+        deliveries: int | None = None,
+        session_timeout: float = 45.0,
+        zone: str | None = None,
+        on_lost: Callable[[QueueRecord], None] | None = None,
+    ) -> AsyncIterator[Queue]:
+        """Work on topics together with other members of a group, any number on one partition; see `Queue`.
+
+        start: where the group begins in a partition that it has never worked on: "earliest", "latest" or a datetime.
+        auto_ack: a record is done when the next one is asked for; else by `record.ack()`.
+        prefetch: records that may wait here; they are locked, so fewer are fairer, more are faster.
+        lock: seconds until a record that nobody is heard of goes to another member. While it is worked on, its lock
+            is renewed.
+        deliveries: so often the group gives out a record, then it is dead; 5 unless somebody says otherwise.
+        session_timeout: seconds after which a member that is not heard of is out.
+        on_lost: called with a record that another member has got, or will.
+        """
+        settings = QueueSettings(
+            topics=topics, group=group, start=start, auto_ack=auto_ack, prefetch=prefetch, lock=lock,
+            deliveries=deliveries, session_timeout=session_timeout, zone=zone, on_lost=on_lost,
+        )  # fmt: skip
+        async with queueing(
+            settings, self._wire, topic=self._topic, member_id=f"{self._rng.getrandbits(128):032x}",
+            deserialize=self._deserialize, shown=self._before_consume if self._interceptors else None,
+        ) as queue:  # fmt: skip
+            yield queue
 
 
 def _isolation(name: str) -> int:

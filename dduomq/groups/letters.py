@@ -55,12 +55,20 @@ def plain_headers(record: StoredRecord, source: Source) -> Headers:
 
 
 def copy_headers(
-    record: StoredRecord, source: Source, *, group: str, to: str, failed_ms: int, error: str, reason: str
+    record: StoredRecord,
+    source: Source,
+    *,
+    group: str,
+    to: str,
+    failed_ms: int,
+    error: str,
+    reason: str,
+    tries: int = 0,
 ) -> Headers:
-    """Those of the copy that goes to the group's topic of the kind `to`."""
+    """Those of the copy that goes to the group's topic of the kind `to`. `tries`: here; 0: the one that has failed."""
     came = origin_of(record, source)
     is_failure = source.kind != DEAD  # from there it is sent on by a person
-    attempts = attempts_of(record, source) + is_failure
+    attempts = attempts_of(record, source) + (tries or is_failure)
     own = [(name, content) for name, content in record.headers if name not in HEADERS]
     told = [
         (names.ORIGIN_TOPIC_HEADER, came.topic),

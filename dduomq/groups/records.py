@@ -13,13 +13,18 @@ with its version, unknown trailing fields are ignored.
                                                  topics, pattern, assignor, protocols of a classic one or null]
     ["target", group, member id]             ->  [1, places]
     ["current", group, member id]            ->  [1, epoch, previous epoch, state, places, places to be given up]
-    ["aside", group, topic id, partition, n] ->  [1, where to, due ms, set aside ms, error, reason, ranges of offsets]
+    ["aside", group, topic id, partition, n] ->  [1, where to, due ms, since ms, error, reason, ranges, tries]
     ["marks", group, topic id, partition]    ->  [1, ranges of offsets that are set aside, all of them]
     ["handed", ""]                           ->  [1, the last number that was handed over]
     places                                   =  [[topic id, [partition, ...]], ...]
+    ["share", group]                         ->  [1, epoch, time ms, start, lock ms, deliveries]
+    ["queue", group, topic id, partition]    ->  [1, end, spans]
+    ["queued", group, topic id, partition]   ->  [1, spans]
+    spans                                    =  [[first, last, state, deliveries, member id, ms], ...]
 
 A `group` record says that the group's members share out by the classic protocol, a `consumers` record that the
-broker does: the later one counts. A null `group` ends the group, whichever it was.
+broker does, a `share` record that they share partitions: the latest one counts. A null `group` ends the group,
+whichever it was. A `queue` says all that is so of a queue, a `queued` what has changed since.
 """
 
 from collections.abc import Iterable
@@ -29,9 +34,12 @@ import attrs
 import cbor2
 
 from dduomq.errors import CorruptMessage, UnsupportedVersion
+from dduomq.groups.queue import SpanRecord
+from dduomq.limits import QUEUE_DELIVERIES, QUEUE_LOCK_MS
 
 VERSION = 1
 OFFSET, GROUP = "offset", "group"
+SHARE, QUEUE, QUEUED = "share", "queue", "queued"
 CONSUMERS, MEMBER, TARGET, CURRENT = "consumers", "member", "target", "current"
 ASIDE, MARKS, HANDED = "aside", "marks", "handed"
 Place: TypeAlias = tuple[str, int]  # (topic id, partition)
@@ -120,7 +128,9 @@ class HandedKey:
 
 @attrs.frozen(slots=True)
 class AsideRecord:
-    """Where the copies are to go, when they are due, since when, and why. `offsets` are ranges."""
+    """Where the copies are to go, when they are due, since when, and why. `offsets` are ranges. `tries`: how often each
+    was given out; 0: once more than it says itself.
+    """
 
     number: int
     to: str
@@ -129,6 +139,7 @@ class AsideRecord:
     error: str
     reason: str
     offsets: tuple[int, ...]
+    tries: int = 0
 
 
 @attrs.frozen(slots=True)
@@ -168,7 +179,32 @@ class CurrentRecord:
     revoking: frozenset[Place]
 
 
-Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey | AsideKey | MarksKey | HandedKey
+@attrs.frozen
+class ShareKey:
+    group: str
+
+
+@attrs.frozen
+class QueueKey:
+    """`kind`: QUEUE or QUEUED."""
+
+    group: str
+    kind: str
+    place: Place
+
+
+@attrs.frozen(slots=True)
+class ShareRecord:
+    """A group whose members share partitions. `start`: where a queue begins of which nothing is known yet."""
+
+    epoch: int = 0
+    changed_ms: int = 0
+    start: str = "latest"
+    lock_ms: int = QUEUE_LOCK_MS
+    deliveries: int = QUEUE_DELIVERIES
+
+
+Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey | AsideKey | MarksKey | HandedKey | ShareKey | QueueKey
 
 
 def encode_key(key: Key) -> bytes:
@@ -187,6 +223,10 @@ def encode_key(key: Key) -> bytes:
             return cbor2.dumps([MARKS, key.group, *key.place])
         case HandedKey():
             return cbor2.dumps([HANDED, ""])
+        case ShareKey():
+            return cbor2.dumps([SHARE, key.group])
+        case QueueKey():
+            return cbor2.dumps([key.kind, key.group, *key.place])
 
 
 def decode_key(data: bytes) -> Key | None:
@@ -204,6 +244,10 @@ def decode_key(data: bytes) -> Key | None:
         return MarksKey(group, (rest[0], rest[1]))
     if kind == HANDED:
         return HandedKey()
+    if kind == SHARE:
+        return ShareKey(group)
+    if kind in {QUEUE, QUEUED}:
+        return QueueKey(group, kind, (rest[0], rest[1]))
     return GroupKey(group) if kind == GROUP else None
 
 
@@ -262,13 +306,14 @@ def decode_subscription(data: bytes) -> SubscriptionRecord:
 
 def encode_aside(record: AsideRecord) -> bytes:
     return cbor2.dumps(
-        [VERSION, record.to, record.due_ms, record.since_ms, record.error, record.reason, record.offsets]
-    )
+        [VERSION, record.to, record.due_ms, record.since_ms, record.error, record.reason, record.offsets,
+         record.tries]
+    )  # fmt: skip
 
 
 def decode_aside(key: AsideKey, data: bytes) -> AsideRecord:
-    to, due_ms, since_ms, error, reason, offsets = _versioned(data)[:6]
-    return AsideRecord(key.number, to, due_ms, since_ms, error, reason, tuple(offsets))
+    to, due_ms, since_ms, error, reason, offsets, tries = _versioned(data)[:7]
+    return AsideRecord(key.number, to, due_ms, since_ms, error, reason, tuple(offsets), tries)
 
 
 def encode_marks(ranges: Iterable[int]) -> bytes:
@@ -317,6 +362,35 @@ def encode_current(record: CurrentRecord) -> bytes:
 def decode_current(data: bytes) -> CurrentRecord:
     epoch, previous, state, assigned, revoking = _versioned(data)[:5]
     return CurrentRecord(epoch, previous, state, decode_places(assigned), decode_places(revoking))
+
+
+def encode_share(record: ShareRecord) -> bytes:
+    return cbor2.dumps([VERSION, *attrs.astuple(record)])
+
+
+def decode_share(data: bytes) -> ShareRecord:
+    return ShareRecord(*_versioned(data)[:5])
+
+
+def _plain_spans(spans: Iterable[SpanRecord]) -> list[tuple[Any, ...]]:
+    return [(s.first, s.last, s.state, s.count, s.holder, s.ms) for s in spans]
+
+
+def encode_queue(end: int, spans: Iterable[SpanRecord]) -> bytes:
+    return cbor2.dumps([VERSION, end, _plain_spans(spans)])
+
+
+def decode_queue(data: bytes) -> tuple[int, list[SpanRecord]]:
+    end, spans = _versioned(data)[:2]
+    return end, [SpanRecord(*span[:6]) for span in spans]
+
+
+def encode_queued(spans: Iterable[SpanRecord]) -> bytes:
+    return cbor2.dumps([VERSION, _plain_spans(spans)])
+
+
+def decode_queued(data: bytes) -> list[SpanRecord]:
+    return [SpanRecord(*span[:6]) for span in _versioned(data)[0]]
 
 
 def _array(data: bytes) -> list[Any]:

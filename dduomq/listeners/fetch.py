@@ -81,7 +81,7 @@ async def gather(services: Services, context: Context, wish: Wish) -> list[Found
     while True:
         watcher = Watcher()
         try:
-            found = await _ask_all(services, context, wish, watcher)
+            found = await ask_all(services, context, wish, watcher)
             waiting = deadline - services.clock.monotonic()
             if waiting <= 0 or _is_enough(found, wish.min_bytes):
                 break
@@ -101,7 +101,7 @@ async def gather(services: Services, context: Context, wish: Wish) -> list[Found
     return found
 
 
-async def _ask_all(services: Services, context: Context, wish: Wish, watcher: Watcher) -> list[Found]:
+async def ask_all(services: Services, context: Context, wish: Wish, watcher: Watcher) -> list[Found]:
     """Each part's plan or error. All are asked before the first is awaited."""
     replies: list[Reply[FetchPlan]] = []
     for part in wish.parts:

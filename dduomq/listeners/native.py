@@ -20,7 +20,7 @@ from dduomq.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
-from dduomq.listeners import native_delay, native_groups, native_letters, native_schedule
+from dduomq.listeners import native_delay, native_groups, native_letters, native_queue, native_schedule
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
@@ -30,6 +30,7 @@ from dduomq.listeners.push import PushStream
 from dduomq.listeners.services import Services
 from dduomq.wire import frame, native
 from dduomq.wire import native_groups as native_wire
+from dduomq.wire.native_queue import TakeRecords
 
 SERVER = "dduomq"
 TIMEOUT_MS_MAX = 300_000
@@ -113,6 +114,9 @@ class NativeSession:
                 raise InvalidRequest("Hello is said once, at the beginning")
             if isinstance(body, native.Fetch):
                 await fetch(self._services, self._context, self._connection, correlation, body)
+                return
+            if isinstance(body, TakeRecords):
+                await native_queue.take_records(self._services, self._context, self._connection, correlation, body)
                 return
             with trio.fail_after(max(0, min(timeout_ms, TIMEOUT_MS_MAX)) / 1000):
                 answer = await HANDLERS[type(body)](self._services, self._context, body)
@@ -299,6 +303,7 @@ HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] =
     **native_delay.HANDLERS,
     **native_letters.HANDLERS,
     **native_schedule.HANDLERS,
+    **native_queue.HANDLERS,
     native.Metadata: _metadata,
     native.ListOffsets: list_offsets,
     native.InitProducer: _init_producer,

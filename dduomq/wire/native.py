@@ -18,6 +18,7 @@ from dduomq.errors import WireError
 from dduomq.wire import native_delay as delay
 from dduomq.wire import native_groups as groups
 from dduomq.wire import native_letters as letters
+from dduomq.wire import native_queue as queue
 from dduomq.wire import native_schedule as schedule
 from dduomq.wire.plain import from_plain as from_plain
 from dduomq.wire.plain import to_plain as to_plain
@@ -51,6 +52,10 @@ class Api(IntEnum):
     REMOVE_MEMBER = 27
     PUSH = 30
     CREDIT = 31
+    QUEUE_HEARTBEAT = 32
+    TAKE_RECORDS = 33
+    SETTLE_RECORDS = 34
+    DESCRIBE_QUEUE = 35
     LIST_DELAYED = 40
     CANCEL_DELAYED = 41
     RESCHEDULE_DELAYED = 42
@@ -392,6 +397,10 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.REMOVE_MEMBER: (groups.RemoveMember, Done),
     Api.PUSH: (groups.Push, groups.Pushed),
     Api.CREDIT: (groups.Credit, Done),
+    Api.QUEUE_HEARTBEAT: (queue.QueueHeartbeat, queue.QueueHeartbeatAnswer),
+    Api.TAKE_RECORDS: (queue.TakeRecords, queue.RecordsTaken),
+    Api.SETTLE_RECORDS: (queue.SettleRecords, queue.RecordsSettled),
+    Api.DESCRIBE_QUEUE: (queue.DescribeQueue, queue.QueueDescription),
     Api.LIST_DELAYED: (delay.ListDelayed, delay.DelayedMessages),
     Api.CANCEL_DELAYED: (delay.CancelDelayed, Done),
     Api.RESCHEDULE_DELAYED: (delay.RescheduleDelayed, delay.Rescheduled),

@@ -143,7 +143,7 @@ def test_every_version_is_answered(node, wire, topic, api):
 def test_every_api_is_tried():
     """Those of groups have tests of their own."""
     groups = {"OffsetCommit", "OffsetFetch", "OffsetDelete", "JoinGroup", "Heartbeat", "LeaveGroup", "SyncGroup"}
-    groups |= {"DescribeGroups", "ListGroups", "DeleteGroups"}
+    groups |= {"DescribeGroups", "ListGroups", "DeleteGroups", "ShareFetch", "ShareAcknowledge"}
     assert {*VERSIONS} >= {*BODIES}
     assert {name for name in VERSIONS if "Group" not in name} - groups - {*BODIES} == set()
 

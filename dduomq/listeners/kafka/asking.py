@@ -7,6 +7,7 @@ import attrs
 
 from dduomq.listeners.admit import Context
 from dduomq.listeners.kafka.codes import UnknownTopicId
+from dduomq.listeners.kafka.share_sessions import ShareSessions
 from dduomq.listeners.services import Services
 from dduomq.wire.kafka.primitives import NO_ID
 
@@ -15,12 +16,13 @@ Body: TypeAlias = dict[str, Any]
 
 @attrs.frozen
 class Asking:
-    """A request's body and version, who asks, and whom to ask."""
+    """A request's body and version, who asks, and whom to ask; `sessions` are the connection's."""
 
     services: Services
     context: Context
     version: int
     body: Body
+    sessions: ShareSessions
 
     def topic_name(self, name: str | None, topic_id: str) -> str:
         """A topic's name, which newer clients give by its id. Raises `UnknownTopicId`."""

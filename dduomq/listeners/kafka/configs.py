@@ -7,11 +7,12 @@ from dduomq.errors import DduomqError, InvalidConfig, InvalidRequest
 from dduomq.listeners.admit import Operation
 from dduomq.listeners.kafka.asking import Asking, Body
 from dduomq.listeners.kafka.codes import code_of
+from dduomq.listeners.kafka.group_configs import alter_group, group_config
 
-TOPIC, BROKER = 2, 4
+TOPIC, BROKER, GROUP = 2, 4, 32
 SET, DELETE, APPEND, SUBTRACT = range(4)
 OPERATIONS = ("SET", "DELETE", "APPEND", "SUBTRACT")
-FROM_TOPIC, FROM_BROKER, FROM_DEFAULT = 1, 4, 5
+FROM_TOPIC, FROM_BROKER, FROM_DEFAULT, FROM_GROUP = 1, 4, 5, 8
 TEXT, WHOLE = 2, 5
 
 
@@ -43,15 +44,30 @@ def _broker_entries(values: Iterable[ConfigValue]) -> list[Body]:
     ]
 
 
+def _group_entries(config: Mapping[str, tuple[str, bool]]) -> list[Body]:
+    return [
+        {
+            "name": name,
+            "value": value,
+            "read_only": False,
+            "config_source": FROM_DEFAULT if is_default else FROM_GROUP,
+            "is_sensitive": False,
+            "config_type": _type_of(value),
+            "documentation": None,
+        }
+        for name, (value, is_default) in config.items()
+    ]
+
+
 async def describe_configs(asking: Asking) -> Body:
-    """Every setting of the topics and of this node, with where its value comes from."""
-    return {"results": [_described(asking, resource) for resource in asking.body["resources"]]}
+    """Every setting of the topics, the groups and this node, with where its value comes from."""
+    return {"results": [await _described(asking, resource) for resource in asking.body["resources"]]}
 
 
-def _described(asking: Asking, resource: Body) -> Body:
+async def _described(asking: Asking, resource: Body) -> Body:
     place = {"resource_type": resource["resource_type"], "resource_name": resource["resource_name"]}
     try:
-        entries = _entries(asking, resource["resource_type"], resource["resource_name"])
+        entries = await _entries(asking, resource["resource_type"], resource["resource_name"])
     except DduomqError as error:
         return {**place, "error_code": code_of(error), "error_message": error.message, "configs": []}
     wanted = resource["configuration_keys"]
@@ -59,8 +75,10 @@ def _described(asking: Asking, resource: Body) -> Body:
     return {**place, "error_code": 0, "error_message": None, "configs": [_shown(asking, entry) for entry in found]}
 
 
-def _entries(asking: Asking, kind: int, name: str) -> list[Body]:
+async def _entries(asking: Asking, kind: int, name: str) -> list[Body]:
     services = asking.services
+    if kind == GROUP:
+        return _group_entries(await group_config(asking, name))
     services.gate.admit(asking.context, Operation.DESCRIBE, name)
     if kind == TOPIC:
         return topic_entries(services.admin.config_of(name))
@@ -68,7 +86,7 @@ def _entries(asking: Asking, kind: int, name: str) -> list[Body]:
         if name not in {"", str(services.node_id)}:
             raise InvalidRequest(f"this is node {services.node_id}, not {name!r}")
         return _broker_entries(services.settings)
-    raise InvalidRequest(f"resources of type {kind} have no configuration here; 2 are topics, 4 is the node")
+    raise InvalidRequest(f"resources of type {kind} have no configuration; 2 are topics, 4 is the node, 32 are groups")
 
 
 def _shown(asking: Asking, entry: Body) -> Body:
@@ -121,9 +139,14 @@ def _changes(entries: Iterable[Body]) -> dict[str, str | None]:
 async def _altered(asking: Asking, resource: Body, given: Mapping[str, str | None], *, is_whole: bool) -> Body:
     services, name = asking.services, resource["resource_name"]
     try:
+        if resource["resource_type"] == GROUP:
+            await alter_group(asking, name, given, is_whole=is_whole)
+            return _result(resource, None)
         services.gate.admit(asking.context, Operation.ALTER, name)
         if resource["resource_type"] != TOPIC:
-            raise InvalidRequest("only topics are configured this way; the node's own settings are given at its start")
+            raise InvalidRequest(
+                "topics and groups are configured this way; the node's own settings are given at its start"
+            )
         own = services.admin.route(name).record.config
         changes = {**dict.fromkeys(own), **given} if is_whole else dict(given)
         await services.admin.alter_topic(name, changes, validate_only=asking.body["validate_only"])

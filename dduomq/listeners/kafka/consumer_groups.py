@@ -75,7 +75,7 @@ async def _described(asking: Asking, group: str) -> Body:
         mailbox = await coordinator(asking, group, Operation.DESCRIBE)
         found: GroupDescription = await ask(mailbox, lambda reply: DescribeGroup(group=group, reply=reply))
         if found.overview.kind != CONSUMER:
-            raise GroupNotFound(f"group {group!r} uses the classic protocol")
+            raise GroupNotFound(f"group {group!r} is a {found.overview.kind} group")
     except DduomqError as error:
         return {
             "group_id": group, "error_code": code_of(error), "error_message": error.message, "group_state": "Dead",

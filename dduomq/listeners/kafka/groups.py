@@ -187,7 +187,7 @@ async def _described(asking: Asking, group: str) -> Body:
         mailbox = await coordinator(asking, group, Operation.DESCRIBE)
         found: GroupDescription = await ask(mailbox, lambda reply: DescribeGroup(group=group, reply=reply))
         if found.overview.kind != CLASSIC:
-            raise GroupNotFound(f"group {group!r} uses the consumer protocol: ask with ConsumerGroupDescribe")
+            raise GroupNotFound(f"group {group!r} is a {found.overview.kind} group: ask with its own API")
     except GroupNotFound as error:
         is_told = asking.version >= ERRORS_IN_DESCRIPTIONS_FROM
         return {

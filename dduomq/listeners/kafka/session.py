@@ -15,10 +15,21 @@ from dduomq.limits import FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX, SESSION_TIMEO
 from dduomq.listeners.admit import Context
 from dduomq.listeners.connection import Connection, FilePart
 from dduomq.listeners.frames import KAFKA, Frame, FrameCutter, FrameReader
-from dduomq.listeners.kafka import cluster, commits, configs, consumer_groups, groups, offsets, topics
+from dduomq.listeners.kafka import (
+    cluster,
+    commits,
+    configs,
+    consumer_groups,
+    groups,
+    offsets,
+    share,
+    share_offsets,
+    topics,
+)
 from dduomq.listeners.kafka.asking import Asking, Body, Handler
 from dduomq.listeners.kafka.fetch import fetch
 from dduomq.listeners.kafka.produce import NO_ANSWER, produce
+from dduomq.listeners.kafka.share_sessions import ShareSessions
 from dduomq.listeners.services import Services
 from dduomq.wire.kafka.primitives import Chunk
 from dduomq.wire.kafka.session import Request, Session
@@ -49,6 +60,15 @@ from dduomq.wire.kafka.tables.groups import (
     OFFSET_DELETE,
     OFFSET_FETCH,
     SYNC_GROUP,
+)
+from dduomq.wire.kafka.tables.share import (
+    ALTER_SHARE_GROUP_OFFSETS,
+    DELETE_SHARE_GROUP_OFFSETS,
+    DESCRIBE_SHARE_GROUP_OFFSETS,
+    SHARE_ACKNOWLEDGE,
+    SHARE_FETCH,
+    SHARE_GROUP_DESCRIBE,
+    SHARE_GROUP_HEARTBEAT,
 )
 from dduomq.wire.kafka.tables.topics import (
     ALTER_CONFIGS,
@@ -88,6 +108,13 @@ HANDLERS: Mapping[int, Handler] = {
     DELETE_GROUPS.key: groups.delete_groups,
     CONSUMER_GROUP_HEARTBEAT.key: consumer_groups.consumer_group_heartbeat,
     CONSUMER_GROUP_DESCRIBE.key: consumer_groups.consumer_group_describe,
+    SHARE_GROUP_HEARTBEAT.key: share.share_group_heartbeat,
+    SHARE_GROUP_DESCRIBE.key: share.share_group_describe,
+    SHARE_FETCH.key: share.share_fetch,
+    SHARE_ACKNOWLEDGE.key: share.share_acknowledge,
+    DESCRIBE_SHARE_GROUP_OFFSETS.key: share_offsets.describe_share_group_offsets,
+    ALTER_SHARE_GROUP_OFFSETS.key: share_offsets.alter_share_group_offsets,
+    DELETE_SHARE_GROUP_OFFSETS.key: share_offsets.delete_share_group_offsets,
     OFFSET_COMMIT.key: commits.offset_commit,
     OFFSET_FETCH.key: commits.offset_fetch,
     OFFSET_DELETE.key: commits.offset_delete,
@@ -108,6 +135,7 @@ class KafkaSession:
         "_in_flight",
         "_services",
         "_session",
+        "_shares",
         "_slot",
     )
 
@@ -117,6 +145,7 @@ class KafkaSession:
         self._context = Context("anonymous", "", listener, connection.peer)
         self._cutter = FrameCutter(KAFKA, FRAME_BYTES_MAX, services.buffers)
         self._session = Session()
+        self._shares = ShareSessions()
         self._in_flight = 0
         self._bytes_in_flight = 0
         self._slot: trio.Event | None = None
@@ -128,6 +157,7 @@ class KafkaSession:
         except DduomqError as error:
             self._services.log.warning("connection_closed", peer=self._connection.peer, reason=error.message)
         finally:
+            self._shares.abandon()
             for chunk in self._session.abandon():
                 if isinstance(chunk, FilePart):
                     chunk.lease.close()
@@ -136,7 +166,7 @@ class KafkaSession:
         request = self._session.receive(frame.payload)
         if request.client != self._context.client:
             self._context = Context("anonymous", request.client, self._context.listener, self._context.peer)
-        asking = Asking(self._services, self._context, request.version, request.body)
+        asking = Asking(self._services, self._context, request.version, request.body, self._shares)
         if request.api is PRODUCE:
             await self._produce(frame, request, asking)
         elif request.api is API_VERSIONS:

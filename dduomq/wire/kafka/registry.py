@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 from dduomq.wire.kafka.api import Api
-from dduomq.wire.kafka.tables import cluster, consumer_groups, data, groups, topics
+from dduomq.wire.kafka.tables import cluster, consumer_groups, data, groups, share, topics
 
 APIS: Mapping[int, Api] = {
     api.key: api
     for api in sorted(
-        (*data.TABLES, *topics.TABLES, *groups.TABLES, *consumer_groups.TABLES, *cluster.TABLES),
+        (*data.TABLES, *topics.TABLES, *groups.TABLES, *consumer_groups.TABLES, *share.TABLES, *cluster.TABLES),
         key=lambda api: api.key,
     )
 }

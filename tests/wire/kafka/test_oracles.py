@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dduomq.wire.kafka.primitives import Reader, size_of
 from dduomq.wire.kafka.registry import APIS
+from dduomq.wire.kafka.tables import consumer_groups, share
 from tests.wire.kafka.samples import message
 from tests.wire.kafka.strategies import integers, messages
 from tests.wire.kafka.test_schemas import snake
@@ -35,9 +36,9 @@ NOT_IN_KIO = {
     for version in range(3)
 }
 NOT_IN_KAFKA_PYTHON = {
-    (name, version): "it has the classic protocol only"
-    for name in ("ConsumerGroupHeartbeat", "ConsumerGroupDescribe")
-    for version in range(2)
+    (api.name, version): "it has the classic protocol only"
+    for api in (*consumer_groups.TABLES, *share.TABLES)
+    for version in range(api.first, api.last + 1)
 }
 needs_kio = pytest.mark.skipif(not HAS_KIO, reason="kio is not there for this Python")
 TIMES = (-1, 0, 1, 10**9, 253_402_300_799_999)  # of what kio makes a date: none, and the years 1970 to 9999

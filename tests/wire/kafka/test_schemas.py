@@ -10,13 +10,18 @@ import pytest
 
 from dduomq.wire.kafka.registry import APIS
 from dduomq.wire.kafka.schema import DEFAULTS, NUMBERS
+from dduomq.wire.kafka.tables import consumer_groups, share
 
 FOLDER = Path(find_spec("kafka").origin).parent / "protocol" / "schemas" / "resources"
 KINDS = {"bool": "boolean"}
 # Versions that Kafka defines, or defined, and the carried definitions do not: (API, version). kio has the groups'.
 NOT_CARRIED = {
     *(("Produce", version) for version in range(3)),
-    *((name, version) for name in ("ConsumerGroupHeartbeat", "ConsumerGroupDescribe") for version in range(2)),
+    *(
+        (api.name, version)
+        for api in (*consumer_groups.TABLES, *share.TABLES)
+        for version in range(api.first, api.last + 1)
+    ),
 }
 
 

@@ -1,0 +1,171 @@
+"""What is said of a queue's records, on its way to the broker: many words in one request, in one go.
+
+Always true: one request is under way at most, and what is said meanwhile goes with the next one; each word ends once,
+stored or refused; a word whose request was lost is said again, and if it is refused then, nobody knows which of the
+two was heard.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import anyio
+import anyio.lowlevel
+
+from dduomq.client.consumer import Ask
+from dduomq.client.queue_record import QueuePlace, Word
+from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, RecordNotHeld, from_code
+from dduomq.wire import native
+from dduomq.wire.native_queue import RENEW, RecordEnding, RecordsSettled, SettlePart, SettleRecords
+
+WORDS_MAX = 10_000  # in one request
+TIMEOUT_MS = 10_000
+AGAIN_S = 0.2
+
+
+class Words:
+    """Those of one member."""
+
+    def __init__(self, group: str, member_id: str, ask: Ask, on_end: Callable[[Word], None]) -> None:
+        """`on_end` is called for each word that has ended."""
+        self._group = group
+        self._member_id = member_id
+        self._ask = ask
+        self._on_end = on_end
+        self._waiting: list[Word] = []
+        self._more = anyio.Event()
+        self._idle = anyio.Event()
+        self._is_running = False
+
+    def say(self, word: Word) -> Word:
+        """From now on it is on its way."""
+        if not self._waiting:
+            self._more.set()
+        self._waiting.append(word)
+        return word
+
+    async def run(self) -> None:
+        """For ever: tell the broker."""
+        self._is_running = True
+        try:
+            while True:
+                if not self._waiting:
+                    self._idle.set()
+                    self._more = anyio.Event()
+                    await self._more.wait()
+                    self._idle = anyio.Event()
+                await self._tell_some()
+        finally:
+            self._is_running = False
+
+    async def told(self) -> None:
+        """Wait until everything that was said has ended."""
+        while self._waiting or not self._idle.is_set():
+            await self._idle.wait()
+
+    async def drain(self) -> None:
+        """The same without `run`, once that has been cancelled."""
+        while self._is_running:
+            await anyio.lowlevel.checkpoint()
+        while self._waiting:
+            await self._tell_some()
+
+    async def _tell_some(self) -> None:
+        words, self._waiting = self._waiting[:WORDS_MAX], self._waiting[WORDS_MAX:]
+        try:
+            again, is_away = await self._tell(words)
+        except BaseException:  # cancelled: the request may have left
+            for word in words:
+                word.tries += 1
+            self._waiting = [word for word in words if not word.is_ended] + self._waiting
+            raise
+        self._waiting = again + self._waiting
+        if is_away:
+            await anyio.sleep(AGAIN_S)
+
+    def _end(self, words: Iterable[Word], error: DduomqError | None) -> None:
+        for word in words:
+            word.end(_meant(word, error))
+            self._on_end(word)
+
+    async def _tell(self, words: Sequence[Word]) -> tuple[list[Word], bool]:
+        """Those that are to be told again; whether that is to wait a little."""
+        needed, spare = _without_doubles(words)
+        self._end(spare, None)
+        parts = [part for place, spoken in _by_place(needed) for part in _parts(place, spoken)]
+        body = SettleRecords(
+            self._group, self._member_id, tuple(SettlePart(*place, tuple(endings)) for place, endings, _ in parts)
+        )
+        told = [word for _, _, spoken in parts for word in spoken]
+        try:
+            plain, _ = await self._ask(body, TIMEOUT_MS)
+        except DduomqError as error:
+            if error.retriable or isinstance(error, NetworkError):
+                for word in told:
+                    word.tries += isinstance(error, OutcomeUnknown)
+                return told, True
+            self._end(told, error)
+            return [], False
+        again: list[Word] = []
+        results = native.from_plain(RecordsSettled, plain).parts
+        for (_, _, spoken), result in zip(parts, results, strict=True):
+            refused = from_code(result.code, result.message or "") if result.code else None
+            if isinstance(refused, RecordNotHeld) and len(spoken) > 1:
+                for word in spoken:
+                    word.is_alone = True
+                again += spoken
+            elif refused is not None and refused.retriable:
+                again += spoken
+            else:
+                self._end(spoken, refused)
+        return again, any(not word.is_alone for word in again)
+
+
+def _meant(word: Word, error: DduomqError | None) -> DduomqError | None:
+    if isinstance(error, RecordNotHeld) and word.tries and word.ending.kind != RENEW:
+        return OutcomeUnknown(f"what was said of record {word.ending.first} has come to the broker, or came too late")
+    return error
+
+
+def _without_doubles(words: Sequence[Word]) -> tuple[Iterable[Word], list[Word]]:
+    """Of two words about one record the renewal need not be said: (what is to be said, what is not)."""
+    last: dict[tuple[QueuePlace, int], Word] = {}
+    spare: list[Word] = []
+    for word in words:
+        key = word.place, word.ending.first
+        before = last.setdefault(key, word)
+        if before is not word:
+            is_renewal = before.ending.kind == RENEW
+            last[key] = word if is_renewal else before
+            spare.append(before if is_renewal else word)
+    return last.values(), spare
+
+
+def _by_place(words: Iterable[Word]) -> Iterable[tuple[QueuePlace, list[Word]]]:
+    found: dict[QueuePlace, list[Word]] = {}
+    for word in words:
+        found.setdefault(word.place, []).append(word)
+    return found.items()
+
+
+def _parts(place: QueuePlace, words: list[Word]) -> list[tuple[QueuePlace, list[RecordEnding], list[Word]]]:
+    """One part of all words that may be told together, neighbours of one kind as one range; and each of the others."""
+    alone = [word for word in words if word.is_alone]
+    parts = [(place, [word.ending], [word]) for word in alone]
+    together = [word for word in words if not word.is_alone] if alone else words
+    if not together:
+        return parts
+    together.sort(key=lambda word: word.ending.first)
+    endings: list[RecordEnding] = []
+    first = before = together[0].ending
+    for word in together[1:]:
+        ending = word.ending
+        if ending.first == before.last + 1 and _is_alike(ending, first):
+            before = ending
+            continue
+        endings.append(RecordEnding(first.first, before.last, first.kind, first.ms, first.reason))
+        first = before = ending
+    endings.append(RecordEnding(first.first, before.last, first.kind, first.ms, first.reason))
+    return [(place, endings, together), *parts]
+
+
+def _is_alike(one: RecordEnding, other: RecordEnding) -> bool:
+    return (one.kind, one.ms, one.reason) == (other.kind, other.ms, other.reason)
