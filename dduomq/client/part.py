@@ -11,8 +11,9 @@ from dduomq.client.consumer import Decoder
 from dduomq.client.progress import Progress
 from dduomq.client.record import Record
 from dduomq.client.retrying import Delay, Ladder, checked_ms
+from dduomq.client.returned import restore
 from dduomq.errors import UsageError
-from dduomq.wire import native, origin
+from dduomq.wire import native
 from dduomq.wire.native_groups import Pushed
 from dduomq.wire.ranges import Ranges
 
@@ -109,16 +110,8 @@ class ReturnedRecord(GroupRecord):
 
     def restore(self) -> None:
         """What its copy says of where it was first stored."""
-        said = dict(self.headers)
         self._read_at = self.offset
-        self.topic = (said.get(origin.ORIGIN_TOPIC_HEADER) or self.topic.encode()).decode(errors="replace")
-        self.partition = _number(said.get(origin.ORIGIN_PARTITION_HEADER), self.partition)
-        self.offset = _number(said.get(origin.ORIGIN_OFFSET_HEADER), self.offset)
-        self.timestamp_ms = _number(said.get(origin.ORIGIN_TIME_HEADER), self.timestamp_ms)
-        error = said.get(origin.ERROR_HEADER)
-        last_error = None if error is None else error.decode(errors="replace")
-        self._tried = _number(said.get(origin.ATTEMPT_HEADER), 0) + 1, last_error
-        self.headers = [(name, content) for name, content in self.headers if name not in origin.HEADERS]
+        self._tried = restore(self)
 
 
 @attrs.frozen
@@ -137,13 +130,6 @@ def said(error: str | BaseException | None) -> str:
     if isinstance(error, BaseException):
         return f"{type(error).__name__}: {error}"
     return error or ""
-
-
-def _number(content: bytes | None, otherwise: int) -> int:
-    try:
-        return int(content or b"")
-    except ValueError:
-        return otherwise
 
 
 class Part:

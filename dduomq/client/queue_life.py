@@ -16,7 +16,9 @@ from dduomq.client.member import OUT
 from dduomq.client.queue_record import QueuePlace, QueueRecord, Word
 from dduomq.client.queue_words import Words
 from dduomq.client.record import Record
+from dduomq.client.returned import restore
 from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, UnknownTopicOrPartition, from_code
+from dduomq.ids import RETRY
 from dduomq.wire import native
 from dduomq.wire.native_groups import JOIN, LEAVE
 from dduomq.wire.native_queue import (
@@ -78,6 +80,7 @@ class QueueLife:
         self._epoch = JOIN
         self._heartbeat_ms = 0
         self._parts: deque[TakePart] = deque()
+        self._retry_topics: set[str] = set()
         self._assigned = anyio.Event()
         self._is_in_doubt = False  # what was taken may have been lost on its way
         self._beat_again = anyio.Event()
@@ -154,6 +157,7 @@ class QueueLife:
             self._parts = deque(
                 TakePart(part.topic_id, part.topic, at) for part in answer.assignment for at in part.partitions
             )
+            self._retry_topics = {part.topic_id for part in answer.assignment if part.kind == RETRY}
             self._assigned.set()
         for part in answer.doubts:
             for first, last in part.ranges:
@@ -250,12 +254,14 @@ class QueueLife:
     def _keep(self, record: Record, place: QueuePlace, count: int, now: float) -> None:
         assert isinstance(record, QueueRecord)
         record.take(place, self.words, count, now)
+        if place[0] in self._retry_topics:
+            restore(record)
         if self._shown is not None:
             shown = self._shown(record)
             if shown is None:
                 record.say(ACCEPT)
                 return
-        self._held[place, record.offset] = record
+        self._held[place, record.at] = record
         self.waiting.append(record)
 
     # --- for the user -------------------------------------------------------------------------------
@@ -288,7 +294,7 @@ class QueueLife:
         record = word.record
         if record is None or (word.ending.kind == RENEW and not record.is_lost):
             return
-        key = (record.place, record.offset)
+        key = (record.place, record.at)
         if self._held.get(key) is record:
             del self._held[key]
             if record.is_lost and self.on_lost is not None:

@@ -24,6 +24,7 @@ from dduomq.actors.partition_messages import (
 from dduomq.errors import DduomqError, InvalidRequest, LeaderNotAvailable, OffsetOutOfRange
 from dduomq.groups.queue import SpanRecord
 from dduomq.groups.records import Place
+from dduomq.ids import RETRY
 from dduomq.limits import FETCH_WAIT_MS_MAX, MIB
 from dduomq.listeners.admit import Context
 from dduomq.listeners.fetch import Found, OffsetWish, Wanted, Wish, ask_all, find_offsets, make_resident
@@ -112,7 +113,11 @@ async def _next_reads(
         return reads, {}
     unknown = [spot for spot in wish.spots if spot.place in reads.unknown]
     timestamp = start_of(wish.start or reads.start, services.clock.wall_ms())
-    wishes = [OffsetWish(spot.topic, spot.partition, timestamp) for spot in unknown]
+    table = services.routes.table
+    again = {name for name in {spot.topic for spot in unknown} if name in table and table[name].record.kind == RETRY}
+    wishes = [
+        OffsetWish(spot.topic, spot.partition, EARLIEST if spot.topic in again else timestamp) for spot in unknown
+    ]
     begin: dict[Place, int] = {}
     errors: dict[Place, DduomqError] = {}
     for spot, found in zip(unknown, await find_offsets(services, context, wishes, READ_UNCOMMITTED), strict=True):
