@@ -114,10 +114,9 @@ async def _next_reads(
     unknown = [spot for spot in wish.spots if spot.place in reads.unknown]
     timestamp = start_of(wish.start or reads.start, services.clock.wall_ms())
     table = services.routes.table
-    again = {name for name in {spot.topic for spot in unknown} if name in table and table[name].record.kind == RETRY}
-    wishes = [
-        OffsetWish(spot.topic, spot.partition, EARLIEST if spot.topic in again else timestamp) for spot in unknown
-    ]
+    again = {spot.topic for spot in unknown if spot.topic in table and table[spot.topic].record.kind == RETRY}
+    times = [EARLIEST if spot.topic in again else timestamp for spot in unknown]
+    wishes = [OffsetWish(spot.topic, spot.partition, at) for spot, at in zip(unknown, times, strict=True)]
     begin: dict[Place, int] = {}
     errors: dict[Place, DduomqError] = {}
     for spot, found in zip(unknown, await find_offsets(services, context, wishes, READ_UNCOMMITTED), strict=True):
