@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dduomq.client.interceptor import Interceptor as Interceptor
     from dduomq.client.part import GroupRecord as GroupRecord
     from dduomq.client.producer import Delivery as Delivery
+    from dduomq.client.queue import Queue as Queue
+    from dduomq.client.queue_record import QueueRecord as QueueRecord
     from dduomq.client.record import Message as Message
     from dduomq.client.record import Record as Record
     from dduomq.client.record import SendResult as SendResult
@@ -48,6 +50,8 @@ _HOMES = {
     "Message": ("dduomq.client.record", "Message"),
     "ModelSerializer": ("dduomq.client.serializers", "ModelSerializer"),
     "Node": ("dduomq.node", "Node"),
+    "Queue": ("dduomq.client.queue", "Queue"),
+    "QueueRecord": ("dduomq.client.queue_record", "QueueRecord"),
     "RedisStore": ("dduomq.client.idempotence", "RedisStore"),
     "SqliteStore": ("dduomq.client.idempotence", "SqliteStore"),
     "once": ("dduomq.client.idempotence", "once"),

@@ -70,8 +70,14 @@ class Queue:
 
     async def _one(self) -> QueueRecord:
         while (record := self._life.next()) is None:
-            await self._life.wait()
+            await self._more()
         return record
+
+    async def _more(self) -> None:
+        """Wait for records. Raises what the group has refused."""
+        if self._life.failure is not None:
+            raise self._life.failure
+        await self._life.wait()
 
     async def pull(self, max_records: int = 100, timeout: float | None = None) -> list[QueueRecord]:
         """Up to `max_records` that are here, or the first to come; [] after `timeout` seconds without any.
@@ -85,7 +91,7 @@ class Queue:
                 while len(found) < max_records and (record := self._life.next()) is not None:
                     found.append(record)
                 if not found:
-                    await self._life.wait()
+                    await self._more()
         self._handed += found
         return found
 
@@ -98,33 +104,38 @@ class Queue:
         if concurrency < 1 or backoff < 0:
             raise UsageError("concurrency is at least 1, backoff is at least 0")
         in_thread = not is_async(handler)
-        free = anyio.Semaphore(concurrency)
         async with flat_tasks() as tasks:
-            while True:
-                await free.acquire()
-                tasks.start_soon(self._handle, handler, in_thread, await self._one(), backoff, free)
+            for _ in range(concurrency):
+                tasks.start_soon(self._work, handler, in_thread, backoff)
+        assert self._life.failure is not None
+        raise self._life.failure
 
-    async def _handle(
-        self, handler: Handler, in_thread: bool, record: QueueRecord, backoff: float, free: anyio.Semaphore
-    ) -> None:  # fmt: skip
-        try:
+    async def _work(self, handler: Handler, in_thread: bool, backoff: float) -> None:
+        """One record after another, until there is no hope of more."""
+        while self._life.failure is None:
+            record = self._life.next()
+            if record is None:
+                await self._life.wait()
+                continue
             try:
-                if in_thread:
-                    await to_thread.run_sync(handler, record)
-                elif isawaitable(result := handler(record)):
-                    await result
-            except Exception as error:
-                if not record.is_settled:
-                    delay = min(backoff * 2 ** (record.delivery_count - 1), BACKOFF_MAX_S)
-                    await record.nack(delay, error)
-            else:
-                if not record.is_settled:
-                    await record.ack()
-        except (RecordNotHeld, OutcomeUnknown):
-            pass  # another member has it, or will, or it is done: in any case it is not ours
-        finally:
-            self._life.leave_off(record)
-            free.release()
+                await self._handle(handler, in_thread, record, backoff)
+            except (RecordNotHeld, OutcomeUnknown):
+                pass  # another member has it, or will, or it is done: in any case it is not ours
+            finally:
+                self._life.leave_off(record)
+
+    async def _handle(self, handler: Handler, in_thread: bool, record: QueueRecord, backoff: float) -> None:
+        try:
+            if in_thread:
+                await to_thread.run_sync(handler, record)
+            elif isawaitable(result := handler(record)):
+                await result
+        except Exception as error:
+            if not record.is_settled:
+                await record.nack(min(backoff * 2 ** (record.delivery_count - 1), BACKOFF_MAX_S), error)
+        else:
+            if not record.is_settled:
+                await record.ack()
 
     # --- its life -----------------------------------------------------------------------------------
 

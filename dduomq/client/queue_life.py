@@ -275,14 +275,13 @@ class QueueLife:
             if not record.is_settled and not record.is_lost:
                 self.working.add(record)
                 return record
-        if self.failure is not None:
-            raise self.failure
         return None
 
     async def wait(self) -> None:
         """Until `next` may have something."""
         if not self.waiting and self.failure is None:
-            self._came = anyio.Event()
+            if self._came.is_set():
+                self._came = anyio.Event()
             await self._came.wait()
 
     def leave_off(self, record: QueueRecord) -> None:
