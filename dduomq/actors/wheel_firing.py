@@ -163,11 +163,13 @@ class WheelFiring:
         ]
 
     def refired(self, moved: Mapping[Target, tuple[Fired, int]]) -> None:
-        """These batches' records lie elsewhere in the log now; those that have arrived meanwhile need none."""
+        """These batches' records lie elsewhere in the log now; those that have arrived meanwhile do so there, too."""
         for to, (fired, offset) in moved.items():
             one = self._sending.get(to)
             if one is not None and _is_same(one.fired, fired):
                 one.fired = self.wheel.fired_at(one.fired, offset)
+            else:
+                self._note_soon(offset)
 
     # --- a round ------------------------------------------------------------------------------------
 
