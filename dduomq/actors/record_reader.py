@@ -224,7 +224,7 @@ def _look(
     try:
         if not batch.is_whole(data, 0, header):
             raise CorruptMessage(f"the batch at offset {header.base_offset} has a wrong CRC")
-        stored = [record for record in decode(data) if record.offset in wanted]
+        stored = decode(data, only=wanted)
     except CorruptMessage as error:
         piece.damaged += [(offset, error) for offset in sorted(wanted)]
         return

@@ -60,10 +60,11 @@ from dduomq.actors.wheel_messages import (
 )
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.actors.wheel_schedules import WheelSchedules
-from dduomq.delay import records
+from dduomq.delay import records, runs
 from dduomq.delay.handover import Origin
 from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked, Target
 from dduomq.delay.replay import Replay
+from dduomq.delay.runs import Said
 from dduomq.errors import (
     DduomqError,
     DelayedNotFound,
@@ -116,9 +117,7 @@ class WheelActor(Actor):
         self._number = number
         self._world = world
         journal = JournalWorld(partition, world.disk, world.clock, world.log, WheelNotAvailable)
-        self._journal: Journal[records.Record] = Journal(
-            mailbox, journal, records.decode, lambda record: self._replay.apply(record)
-        )
+        self._journal: Journal[Said] = Journal(mailbox, journal, runs.read, lambda said: self._replay.apply(said))
         self._reader = WheelReader(mailbox, partition, world.disk, self._damaged)
         self._firing = WheelFiring(mailbox, number, world, self._journal, self._reader, self._fail)
         self._schedules = WheelSchedules(world.clock, self._journal, self._reader, self._firing, self._fail)
@@ -271,7 +270,7 @@ class WheelActor(Actor):
     def _cancel(self, pairs: Iterable[Pair], target: Target | None = None, origin: Origin = NO_ORIGIN) -> bool:
         found = self._firing.wheel.cancel(pairs)
         if found or target is not None:
-            self._firing.drop(entry.number for entry in found)
+            self._firing.near.drop(entry.number for entry in found)
             gone = [(entry.due_ms, entry.number) for entry in found]
             self._journal.store_together([records.encode_cancelled(gone, target, origin)], self._noted)
         return bool(found)
@@ -331,7 +330,7 @@ class WheelActor(Actor):
         if not gone:
             reply.fail(DelayedNotFound(_gone(message.pair)))
             return
-        self._firing.drop([held.number])
+        self._firing.near.drop([held.number])
         moved = Parked(
             message.due_ms, NEW, -1, held.target, held.origin if held.is_handed_over else NO_ORIGIN, held.key,
             held.value, held.headers,

@@ -22,7 +22,9 @@ from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.actors.wheel_round import Round, Sending, is_same
 from dduomq.delay import records
 from dduomq.delay.letters import buried, headers_of
+from dduomq.delay.near import Near
 from dduomq.delay.records import NEW, Fired, Parked, Target
+from dduomq.delay.runs import Said
 from dduomq.delay.schedule import PAUSED_MS, decode
 from dduomq.delay.timeline import Entry
 from dduomq.delay.wheel import Wheel, entry_moved
@@ -71,9 +73,8 @@ class WheelFiring:
     """`number` is the wheel's among all; `fail(error)`: the log can't be written, and all must be read anew."""
 
     __slots__ = (
-        "_ahead_at", "_cache", "_cache_bytes", "_delivered", "_fail", "_is_busy", "_journal", "_later", "_mailbox",
-        "_note_at", "_number", "_reader", "_retry_at", "_sending", "_world", "damaged", "is_held",
-        "wheel",
+        "_ahead_at", "_delivered", "_fail", "_is_busy", "_journal", "_later", "_mailbox", "_note_at", "_number",
+        "_reader", "_retry_at", "_sending", "_world", "damaged", "is_held", "near", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -81,7 +82,7 @@ class WheelFiring:
         mailbox: Mailbox,
         number: int,
         world: WheelWorld,
-        journal: Journal[records.Record],
+        journal: Journal[Said],
         reader: WheelReader,
         fail: Callable[[DduomqError], None],
     ) -> None:
@@ -96,8 +97,7 @@ class WheelFiring:
     def begin(self, wheel: Wheel) -> None:
         """A wheel that has just been read: its open batches are sent again."""
         self.wheel = wheel
-        self._cache: dict[int, Parked] = {}
-        self._cache_bytes = 0
+        self.near = Near()
         self._delivered: list[int] = []  # offsets of `fired` records, not yet noted
         self._note_at = NEVER
         self._is_busy = False  # from taking what is due until its `fired` records are stored
@@ -113,22 +113,7 @@ class WheelFiring:
     def parked(self, messages: Sequence[Parked]) -> None:
         """These have just been parked: what is due soon needs not be read again."""
         soon = self._world.clock.wall_ms() + SOON_MS
-        for message in messages:
-            if message.due_ms <= soon:
-                self._keep(message)
-
-    def _keep(self, message: Parked) -> None:
-        size = size_of(message.key, message.value, message.headers)
-        if self._cache_bytes + size <= DELAY_CACHE_BYTES_MAX and message.number not in self._cache:
-            self._cache[message.number] = message
-            self._cache_bytes += size
-
-    def drop(self, numbers: Iterable[int]) -> None:
-        """They are needed no more."""
-        for number in numbers:
-            message = self._cache.pop(number, None)
-            if message is not None:
-                self._cache_bytes -= size_of(message.key, message.value, message.headers)
+        self.near.keep(message for message in messages if message.due_ms <= soon)
 
     # --- cleaning -----------------------------------------------------------------------------------
 
@@ -171,11 +156,13 @@ class WheelFiring:
         ]
 
     def refired(self, moved: Mapping[Target, tuple[Fired, int]]) -> None:
-        """These batches' records lie elsewhere in the log now; those that have arrived meanwhile need none."""
+        """These batches' records lie elsewhere in the log now; those that have arrived meanwhile do so there, too."""
         for to, (fired, offset) in moved.items():
             one = self._sending.get(to)
             if one is not None and is_same(one.fired, fired):
                 one.fired = self.wheel.fired_at(one.fired, offset)
+            else:
+                self._note_soon(offset)
 
     # --- a round ------------------------------------------------------------------------------------
 
@@ -209,7 +196,7 @@ class WheelFiring:
             self._read_ahead(now_ms)
             return
         self._is_busy = True
-        missing = [entry for entries in due.values() for entry in entries if entry.number not in self._cache]
+        missing = [entry for entries in due.values() for entry in entries if entry.number not in self.near]
         if missing:
             self._reader.read_entries(missing, ROUND_BYTES, partial(self._fire, due))
         else:
@@ -218,18 +205,15 @@ class WheelFiring:
     def _read_ahead(self, now_ms: int) -> None:
         """Read what is due soon, so that it is at hand then."""
         now = self._world.clock.monotonic()
-        if now < self._ahead_at or self._cache_bytes > DELAY_CACHE_BYTES_MAX // 2:
+        if now < self._ahead_at or self.near.room_bytes < DELAY_CACHE_BYTES_MAX // 2:
             return
         self._ahead_at = now + AGAIN_S
-        soon = [entry for entry in self.wheel.timeline.soon(now_ms + SOON_MS) if entry.number not in self._cache]
+        soon = [entry for entry in self.wheel.timeline.soon(now_ms + SOON_MS) if entry.number not in self.near]
         if soon:
             soon.sort()
-            room = DELAY_CACHE_BYTES_MAX - self._cache_bytes
-            self._reader.read_entries(soon[:DELAY_ROUND_MESSAGES_MAX], room, self._keep_all)
-
-    def _keep_all(self, found: Found) -> None:
-        for message in found.values():
-            self._keep(message)
+            self._reader.read_entries(
+                soon[:DELAY_ROUND_MESSAGES_MAX], self.near.room_bytes, lambda found: self.near.keep(found.values())
+            )
 
     def _way(self, target: Target) -> Target:
         """Where a message for that partition goes: there, if there is such a topic still."""
@@ -249,14 +233,13 @@ class WheelFiring:
         round_ = Round()
         has_more = bool(found)
         for to, entries in due.items():
-            here = [(entry, self._cache.get(entry.number) or found.get(entry.number)) for entry in entries]
+            here = [(entry, self.near.get(entry.number) or found.get(entry.number)) for entry in entries]
             known = [(entry, message) for entry, message in here if message is not None]
             absent = [entry for entry, message in here if message is None and entry.offset not in self.damaged]
             self._wait(absent, soon=has_more or bool(known))
             taken = self._fitting(to, known)
             self.wheel.give_back(entry for entry, _ in known[len(taken) :])
-            for _, message in known[len(taken) :]:
-                self._keep(message)
+            self.near.keep(message for _, message in known[len(taken) :])
             if to == GONE:
                 self._bury(taken, round_)
             elif taken := self._recurred(taken, round_):
@@ -335,7 +318,7 @@ class WheelFiring:
                 one.fired = self.wheel.fired_at(one.fired, offset)
                 self._sending[one.fired.target] = one
                 self._send(one)
-            self.drop(number for _, number in round_.gone)
+            self.near.drop(number for _, number in round_.gone)
             self.parked(self.wheel.parked(following, result.base_offset + len(begun)))
 
         self._journal.store_together(entries, stored)
@@ -431,8 +414,11 @@ class WheelFiring:
         fired = one.fired
         self.wheel.delivered(fired)
         del self._sending[fired.target]
-        self.drop(number for _, number in fired.pairs)
-        self._delivered.append(fired.offset)
+        self.near.drop(number for _, number in fired.pairs)
+        self._note_soon(fired.offset)
+
+    def _note_soon(self, offset: int) -> None:
+        self._delivered.append(offset)
         if self._note_at == NEVER:
             self._note_at = self._world.clock.monotonic() + NOTE_DELIVERED_S
 
@@ -454,7 +440,7 @@ class WheelFiring:
         dead = [buried(message, to, reason) for message in one.messages]
         self.wheel.given_up(fired)
         del self._sending[fired.target]
-        self.drop(number for _, number in fired.pairs)
+        self.near.drop(number for _, number in fired.pairs)
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, DduomqError):

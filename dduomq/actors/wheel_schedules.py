@@ -17,6 +17,7 @@ from dduomq.actors.wheel_messages import EndSchedule, ListSchedules, PauseSchedu
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.delay import records
 from dduomq.delay.records import NEW, Parked
+from dduomq.delay.runs import Said
 from dduomq.delay.schedule import PAUSED_MS
 from dduomq.delay.wheel import Scheduled
 from dduomq.errors import DduomqError, ScheduleExists, ScheduleNotFound, TooManyDelayed, WheelNotAvailable
@@ -32,7 +33,7 @@ class WheelSchedules:
     def __init__(
         self,
         clock: Clock,
-        journal: Journal[records.Record],
+        journal: Journal[Said],
         reader: WheelReader,
         firing: WheelFiring,
         fail: Callable[[DduomqError], None],
@@ -110,7 +111,7 @@ class WheelSchedules:
         if before is not None:
             if not self._firing.wheel.cancel([before.pair]):
                 raise WheelNotAvailable(f"the schedule {name!r} is just at work; try again")
-            self._firing.drop([before.pair[1]])
+            self._firing.near.drop([before.pair[1]])
             entries.append(records.encode_cancelled([before.pair]))
             self._firing.wheel.unschedule(name)
 

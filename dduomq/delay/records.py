@@ -28,7 +28,8 @@ REASON_CHARACTERS_MAX = 1_000
 NEW = -1  # a message's number is its record's offset, until it is moved
 NO_ORIGIN = (-1, -1, -1)
 _HEAD = struct.Struct(">BB")
-_PARKED = struct.Struct(">qqqhiI16sBH?")
+PARKED_HEAD = _HEAD.pack(PARKED, VERSION)
+PARKED_FIELDS = struct.Struct(">qqqhiI16sBH?")
 _UNPARKED = struct.Struct(">qhiI16s")
 _FIRED = struct.Struct(">hiI16s")
 _HANDED = struct.Struct(">qq")
@@ -119,11 +120,11 @@ Encoded: TypeAlias = tuple[bytes, bytes | None, Headers]
 def encode_parked(parked: Parked) -> Encoded:
     target = parked.target
     name = target.topic.encode()
-    head = _PARKED.pack(
+    head = PARKED_FIELDS.pack(
         parked.due_ms, parked.number, *parked.origin, target.partition, bytes.fromhex(target.topic_id), len(name),
         len(parked.schedule), parked.key is not None,
     )  # fmt: skip
-    key = b"".join((_HEAD.pack(PARKED, VERSION), head, name, parked.schedule, parked.key or b""))
+    key = b"".join((PARKED_HEAD, head, name, parked.schedule, parked.key or b""))
     return key, parked.value, list(parked.headers)
 
 
@@ -193,8 +194,10 @@ def _target(topic: bytes, topic_id: bytes, partition: int) -> Target:
 
 def _parked(record: StoredRecord, key: bytes) -> Parked:
     at = _HEAD.size
-    due_ms, number, pid, epoch, sequence, partition, topic_id, length, more, has_key = _PARKED.unpack_from(key, at)
-    at += _PARKED.size
+    due_ms, number, pid, epoch, sequence, partition, topic_id, length, more, has_key = PARKED_FIELDS.unpack_from(
+        key, at
+    )
+    at += PARKED_FIELDS.size
     target = _target(key[at : at + length], topic_id, partition)
     at += length
     return Parked(

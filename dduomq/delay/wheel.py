@@ -15,7 +15,7 @@ import attrs
 
 from dduomq.delay.handover import Origin, is_handed_over, number_of
 from dduomq.delay.recent import Recent
-from dduomq.delay.records import NEW, Fired, Pair, Parked, Target
+from dduomq.delay.records import NEW, NO_ORIGIN, Fired, Pair, Parked, Target
 from dduomq.delay.schedule import Schedule, decode
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
 from dduomq.errors import InvalidRecord, TooManyDelayed
@@ -73,10 +73,10 @@ class Wheel:
         """About how many bytes of the log are of messages that wait or are on their way."""
         return self.count * self._weight // max(self._weighed, 1)
 
-    def weigh(self, message: Parked) -> None:
-        """One more message is in the log."""
-        self._weight += len(message.value or b"") + len(message.key or b"") + RECORD_BYTES
-        self._weighed += 1
+    def weigh(self, size_bytes: int, count: int) -> None:
+        """So many more messages are in the log, with so many bytes of keys and values."""
+        self._weight += size_bytes + count * RECORD_BYTES
+        self._weighed += count
 
     def index(self, target: Target) -> int:
         found = self._indexes.get(target)
@@ -102,10 +102,11 @@ class Wheel:
             number = offset if message.number == NEW else message.number
             message = attrs.evolve(message, number=number, offset=offset)
             self.timeline.add(Entry(message.due_ms, number, offset, self.index(message.target)))
-            self.recent.add(message)
             if message.is_handed_over:
                 self.handed_over(message.origin)
-            self.weigh(message)
+            elif message.origin != NO_ORIGIN:
+                self.recent.add(message.target, message.origin, [message.pair])
+            self.weigh(len(message.value or b"") + len(message.key or b""), 1)
             if message.schedule:
                 self.scheduled_next(message)
             named.append(message)
