@@ -1,0 +1,95 @@
+"""Known bugs, planted: the stories of `test_faults` must find each of them, or they prove nothing."""
+
+import logging
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from dduomq.actors.coordinator_aside import SettingAside
+from dduomq.actors.coordinator_messages import BeenSetAside
+from dduomq.actors.partition_messages import Acked
+from dduomq.client.part import Part
+from dduomq.delay.wheel import Wheel
+from dduomq.groups.aside import Outbox
+from tests.retry.test_faults import story
+
+SEEDS_MAX = 40
+_set_aside, _apply, _found, _note = (
+    SettingAside.set_aside, SettingAside.apply, SettingAside._found, SettingAside._note
+)  # fmt: skip
+
+
+def _answer_and_store_nothing(self, message):
+    group = self._table.of_member(message.group)
+    for part in message.parts:
+        self.entries(group, part)
+    message.reply.set(BeenSetAside({}, (1,) * len(message.parts)))
+
+
+def _note_before_it_is_handed_over(self, source, taken):
+    self._note(taken[-1][0].number)
+
+
+def _forget_marks(self, message):
+    message.reply.set({})
+
+
+def _hand_over_what_may_not_be_stored(self):
+    if not self._is_busy and self.outbox and self._table.log.is_loaded and self._table.now() >= self._retry_at:
+        self._is_busy = True
+        self._read(self.outbox.head(10), Acked(0, 0, 0, ""))
+
+
+def _take_all(_self, messages):
+    return tuple(messages)
+
+
+def _count_from_one(self, key, value):
+    _apply(self, key, value)
+    self.outbox.next_number = max(1, self.outbox.next_number - 3)
+
+
+def _everything_anew(self, number):
+    self._is_busy, self._tries, self._retry_at = False, 0, 0.0
+    self.outbox.hand(number)
+
+
+def _never_told(self, _offset):
+    self.wake()
+
+
+PLANTED = {
+    "set aside, and stored nowhere": [(SettingAside, "set_aside", _answer_and_store_nothing)],
+    "noted as handed over, and not handed over": [(SettingAside, "_park", _note_before_it_is_handed_over)],
+    "whoever takes over is not told what stands aside": [(SettingAside, "fetch", _forget_marks)],
+    "a wheel takes what it has taken before": [(Wheel, "not_handed", _take_all)],
+    "numbers are given out twice": [(SettingAside, "apply", _count_from_one)],
+    "what was handed over is not noted": [
+        (SettingAside, "_note", _everything_anew), (Wheel, "not_handed", _take_all)
+    ],
+    "what has stepped aside is not passed": [(Part, "done", _never_told)],
+    "the outbox is empty after a restart": [(Outbox, "add", lambda *_: None)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_it_is_found(bug, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("dduomq"), "level", logging.CRITICAL)
+    for owner, name, wrong in PLANTED[bug]:
+        monkeypatch.setattr(owner, name, wrong)
+    for seed in range(SEEDS_MAX):
+        try:
+            trio.run(story, seed, clock=MockClock(autojump_threshold=0))
+        except BaseException as error:
+            leaves = _leaves(error)
+            assert not any(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in leaves)
+            print(f"{bug}: found by seed {seed}: {leaves[0]!r}")
+            return
+    raise AssertionError(f"not found in {SEEDS_MAX} seeds")
+
+
+def _leaves(error):
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
