@@ -14,6 +14,7 @@ from dduomq.wire import native
 from dduomq.wire.delay import TTL_HEADER, parse_delay
 
 DEAD_LETTER: Final = "dead-letter"
+RUN_OUT: Final = "its time to live had run out"
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ import anyio
 import anyio.abc
 import attrs
 
-from dduomq.client.expiry import FOREVER
+from dduomq.client.expiry import FOREVER, RUN_OUT
 from dduomq.client.feed import Feed
 from dduomq.client.group_events import Assigned, Event, Expired, Lost, Revoked, Skipped
 from dduomq.client.handlers import Handler, HandlerOptions, OnFailure, Ordered, run_handlers
@@ -183,7 +183,7 @@ class Consumer:
             if not ttl.has_run_out(record, self._options.wall_ms()):
                 return record
             if ttl.is_dead and self._options.can_set_aside:
-                await record.reject("its time to live had run out")
+                await record.reject(RUN_OUT)
             else:
                 record.done()
             await self.tell(Expired(record))

@@ -20,6 +20,7 @@ import anyio.abc
 import attrs
 from anyio import to_thread
 
+from dduomq.client.expiry import FOREVER, TimeToLive
 from dduomq.client.handlers import Handler, is_async
 from dduomq.client.queue_life import QueueLife, QueueOptions
 from dduomq.client.queue_record import QueueRecord
@@ -211,12 +212,14 @@ async def queueing(
     member_id: str,
     deserialize: Callable[[Any], Any] | None,
     shown: Callable[[Record], Record | None] | None,
+    wall_ms: Callable[[], int],
 ) -> AsyncIterator[Queue]:
     """A queue from joining to leaving. `topic(name)` gives metadata, and makes the topic where that is allowed."""
-    for name in settings.topics:
-        await topic(name)
+    ttls = {name: TimeToLive.of(await topic(name)) for name in settings.topics}
     life = QueueLife(
-        settings.options(), member_id, ask=wire.ask, post=wire.post, deserialize=deserialize, shown=shown
+        settings.options(), member_id, ask=wire.ask, post=wire.post, deserialize=deserialize, shown=shown,
+        has_run_out=lambda record: ttls.get(record.topic, FOREVER).has_run_out(record, wall_ms()),
+        is_buried=lambda record: ttls.get(record.topic, FOREVER).is_dead,
     )  # fmt: skip
     life.on_lost = settings.on_lost
     async with flat_tasks() as tasks, Queue(life, auto_ack=settings.auto_ack).living(tasks) as queue:

@@ -12,6 +12,7 @@ import anyio
 import attrs
 
 from dduomq.client.consumer import Ask, Decoder
+from dduomq.client.expiry import RUN_OUT
 from dduomq.client.member import OUT
 from dduomq.client.queue_record import QueuePlace, QueueRecord, Word
 from dduomq.client.queue_words import Words
@@ -24,6 +25,7 @@ from dduomq.wire.native_groups import JOIN, LEAVE
 from dduomq.wire.native_queue import (
     ACCEPT,
     GAP,
+    REJECT,
     RELEASE,
     RENEW,
     RETURN,
@@ -70,13 +72,18 @@ class QueueLife:
         post: Callable[[object, int], Awaitable[Any]],
         deserialize: Callable[[Any], Any] | None,
         shown: Callable[[Record], Record | None] | None,
+        has_run_out: Callable[[Record], bool],
+        is_buried: Callable[[Record], bool],
     ) -> None:
+        """`has_run_out`: its time to live; `is_buried`: then it is a dead letter, else it is passed."""
         self._options = options
         self._member_id = member_id
         self._ask = ask
         self._post = post
         self._deserialize = deserialize
         self._shown = shown
+        self._has_run_out = has_run_out
+        self._is_buried = is_buried
         self._epoch = JOIN
         self._heartbeat_ms = 0
         self._parts: deque[TakePart] = deque()
@@ -272,9 +279,13 @@ class QueueLife:
             record = self.waiting.popleft()
             if len(self.waiting) <= self._window // 2:
                 self._went.set()
-            if not record.is_settled and not record.is_lost:
-                self.working.add(record)
-                return record
+            if record.is_settled or record.is_lost:
+                continue
+            if self._has_run_out(record):
+                record.say(REJECT if self._is_buried(record) else ACCEPT, 0, RUN_OUT)
+                continue
+            self.working.add(record)
+            return record
         return None
 
     async def wait(self) -> None:

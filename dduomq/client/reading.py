@@ -231,6 +231,7 @@ class ReadingClient:
         async with queueing(
             settings, self._wire, topic=self._topic, member_id=f"{self._rng.getrandbits(128):032x}",
             deserialize=self._deserialize, shown=self._before_consume if self._interceptors else None,
+            wall_ms=self._wall_ms,
         ) as queue:  # fmt: skip
             yield queue
 

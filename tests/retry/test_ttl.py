@@ -69,3 +69,16 @@ async def test_a_record_that_comes_again_is_as_old_as_it_is(autojump_clock):
             await trio.sleep(60)
         assert work.tries_of("bad") == [1, 2]
         assert set((await lag(mq)).values()) == {0}
+
+
+async def test_queues_look_at_it_too(autojump_clock):
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic("t", partitions=1, config={"message.ttl.action": "dead-letter"})
+        await mq.send("t", "old", ttl=1)
+        await mq.send("t", "ever")
+        await trio.sleep(10)
+        async with mq.queue("t", group="q") as queue:
+            assert [record.raw_value for record in await queue.pull(10)] == [b"ever"]
+        await trio.sleep(2)
+        (letter,) = await letters(mq, "q")
+        assert (letter.value, letter.reason) == (b"old", "its time to live had run out")
