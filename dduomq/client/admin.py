@@ -6,7 +6,6 @@ from typing import Any
 from dduomq.client.consumer import Start, find_offset
 from dduomq.client.delay_admin import DelayAdmin
 from dduomq.client.group_admin import GroupAdmin
-from dduomq.client.queue_admin import QueueAdmin
 from dduomq.client.schedule_admin import ScheduleAdmin
 from dduomq.errors import from_code
 from dduomq.wire import native
@@ -14,7 +13,7 @@ from dduomq.wire import native
 TIMEOUT_MS = 30_000
 
 
-class Admin(GroupAdmin, QueueAdmin, DelayAdmin, ScheduleAdmin):
+class Admin(GroupAdmin, DelayAdmin, ScheduleAdmin):
     """What an operator's tool needs; every method raises the broker's error."""
 
     async def _one(self, body: object, answer: type) -> Any:
