@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dduomq.client.client import Client
     from dduomq.client.group_admin import GroupChange, PartitionLag
     from dduomq.wire.native_groups import AssignedPart, GroupDescription
+    from dduomq.wire.native_queue import QueueDescription
 
 app = typer.Typer(help="Who is in a group, how far it is, and putting that right.", no_args_is_help=True)
 
@@ -65,15 +66,26 @@ def describe(
         return
 
     async def work(mq: "Client") -> Any:
-        return await mq.admin.describe_group(name), await mq.admin.group_lag(name)
+        found = await mq.admin.describe_group(name)
+        queue = await mq.admin.describe_queue(name) if found.kind == "share" else None
+        return found, await mq.admin.group_lag(name), queue
 
-    found, lags = with_client(server, work)
+    found, lags, queue = with_client(server, work)
     if json:
-        print_json({**_as_json(found), "partitions": [attrs.asdict(lag) for lag in lags]})
+        shown = {**_as_json(found), "partitions": [attrs.asdict(lag) for lag in lags]}
+        print_json(shown if queue is None else {**shown, "queue": attrs.asdict(queue)})
         return
     say(f"group {found.name}: {found.state}, kind {found.kind}, epoch {found.epoch}, shared out by {_shown(found)}")
     _print_members(found)
     _print_lag(lags)
+    if queue is not None:
+        _print_queue(queue)
+
+
+def _print_queue(queue: "QueueDescription") -> None:
+    rows = [(part.topic, part.partition, part.start, part.end, part.acquired, part.waiting) for part in queue.parts]
+    print_table("queue", ["topic", "partition", "done before", "fresh from", "being worked on", "to come again"], rows)
+    say(f"a record is given out {queue.deliveries} times at most, for {queue.lock_ms / 1000:g} s each")
 
 
 def _shown(found: "GroupDescription") -> str:

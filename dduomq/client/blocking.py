@@ -14,6 +14,8 @@ from dduomq.client.consumer import Reader, Start
 from dduomq.client.group import Consumer
 from dduomq.client.part import GroupRecord, TopicPartition
 from dduomq.client.producer import Delivery
+from dduomq.client.queue import Queue
+from dduomq.client.queue_record import QueueRecord, Seconds
 from dduomq.client.record import Record, SendResult
 
 END = object()
@@ -115,6 +117,38 @@ class BlockingConsumer:
         return self._portal.call(lambda: self._consumer.assignment)
 
 
+class BlockingQueue:
+    """`dduomq.Queue` for scripts: iterate, or `pull`; heartbeats and locks go on in the client's own thread."""
+
+    def __init__(self, portal: BlockingPortal, queue: Queue) -> None:
+        self._portal = portal
+        self._queue = queue
+
+    def __iter__(self) -> Iterator[QueueRecord]:
+        while True:
+            yield self._portal.call(self._queue.__anext__)
+
+    def pull(self, max_records: int = 100, timeout: float | None = None) -> list[QueueRecord]:
+        """Up to `max_records`; [] after `timeout` seconds without any. They are done when the next are asked for."""
+        return self._portal.call(self._queue.pull, max_records, timeout)
+
+    def ack(self, record: QueueRecord) -> None:
+        """It is done."""
+        self._portal.call(record.ack)
+
+    def nack(self, record: QueueRecord, delay: Seconds | None = None, error: BaseException | str | None = None) -> None:
+        """Give it back, for others after `delay` seconds."""
+        self._portal.call(record.nack, delay, error)
+
+    def reject(self, record: QueueRecord, reason: BaseException | str | None = None) -> None:
+        """It can't be worked on."""
+        self._portal.call(record.reject, reason)
+
+    def extend(self, record: QueueRecord, seconds: Seconds | None = None) -> None:
+        """The work takes longer."""
+        self._portal.call(record.extend, seconds)
+
+
 class BlockingDelivery:
     """A record under way; `result()` waits for its end."""
 
@@ -169,6 +203,12 @@ class BlockingClient:
         """As a member of a group; see `dduomq.Client.consumer` for the options."""
         with self._portal.wrap_async_context_manager(self._client.consumer(*topics, **options)) as consumer:
             yield BlockingConsumer(self._portal, consumer)
+
+    @contextmanager
+    def queue(self, *topics: str, **options: Any) -> Iterator[BlockingQueue]:
+        """Work on topics with others, record by record; see `dduomq.Client.queue` for the options."""
+        with self._portal.wrap_async_context_manager(self._client.queue(*topics, **options)) as queue:
+            yield BlockingQueue(self._portal, queue)
 
 
 @contextmanager

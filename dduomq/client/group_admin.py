@@ -7,7 +7,8 @@ import anyio.lowlevel
 import attrs
 
 from dduomq.client.consumer import Start, find_offset
-from dduomq.client.patience import TIMEOUT_MS, Patient
+from dduomq.client.patience import TIMEOUT_MS
+from dduomq.client.queue_admin import SHARE, QueueAdmin
 from dduomq.errors import GroupNotEmpty, UsageError, from_code
 from dduomq.wire import native
 from dduomq.wire.batch import iter_headers
@@ -36,7 +37,8 @@ class PartitionLag:
     """How far a group is behind in one partition.
 
     `committed` is None where the group has committed nothing: then all that is there is still to be read. `seconds`:
-    the age of the oldest batch that is still to be read, 0 when there is none.
+    the age of the oldest batch that is still to be read, 0 when there is none. `member_id`: None where nobody reads, or
+    several do.
     """
 
     topic: str
@@ -59,7 +61,7 @@ class GroupChange:
     revoked: Mapping[str, tuple[tuple[str, int], ...]]
 
 
-class GroupAdmin(Patient):
+class GroupAdmin(QueueAdmin):
     """What an operator's tool needs of groups; every method raises the broker's error."""
 
     async def list_groups(self) -> list[GroupListing]:
@@ -81,8 +83,12 @@ class GroupAdmin(Patient):
             before = now
 
     async def group_offsets(self, name: str) -> dict[tuple[str, int], int]:
-        """(topic, partition) to the offset of the next record that the group will read."""
+        """(topic, partition) to the offset of the next record that the group will read; of a share group, to the
+        first one that is not done.
+        """
         found = await self._patiently(FetchCommitted(name), GroupOffsets)
+        if not found.offsets:
+            return {place: part.start for place, part in (await self.queue_parts(name)).items()}
         return {(part.topic, part.partition): part.offset for part in found.offsets}
 
     async def delete_group(self, name: str) -> None:
@@ -91,6 +97,9 @@ class GroupAdmin(Patient):
 
     async def delete_group_offsets(self, name: str, topic: str, partitions: Sequence[int] | None = None) -> None:
         """Forget how far a group is in a topic that none of its members reads."""
+        if await self.queue_parts(name):
+            await self.move_queue(name, topic, dict.fromkeys(partitions or await self._partitions(topic)))
+            return
         await self._patiently(
             ForgetOffsets(name, topic, None if partitions is None else tuple(partitions)), native.Done
         )
@@ -105,8 +114,9 @@ class GroupAdmin(Patient):
         """Each partition that the group has committed or that a member reads. Raises `GroupNotFound`."""
         described = await self.describe_group(name)
         offsets = await self.group_offsets(name)
+        queues = await self.queue_parts(name) if described.kind == SHARE else {}
         readers = {
-            (part.topic, at): member.member_id
+            (part.topic, at): None if described.kind == SHARE else member.member_id
             for member in described.members for part in member.assignment for at in part.partitions
         }  # fmt: skip
         places = sorted({*offsets, *readers})
@@ -118,6 +128,9 @@ class GroupAdmin(Patient):
             committed, end = offsets.get(place), ends[place]
             next_offset = starts[place] if committed is None else committed
             behind = max(0, end - next_offset)
+            if place in queues:  # records behind the first one may be done
+                queue = queues[place]
+                behind = max(0, end - queue.end) + queue.acquired + queue.waiting
             seconds = await self._age_s(topic, partition, next_offset) if behind else 0.0
             found.append(PartitionLag(topic, partition, committed, end, behind, seconds, readers.get(place)))
         return found
@@ -194,7 +207,7 @@ class GroupAdmin(Patient):
         *,
         dry_run: bool,
     ) -> dict[int, tuple[int | None, int]]:
-        await self._check_empty(name)
+        kind = await self._check_empty(name)
         places = [(topic, at) for at in (await self._partitions(topic) if partitions is None else partitions)]
         starts = await self._offsets(places, native.EARLIEST)
         ends = await self._offsets(places, native.LATEST)
@@ -205,7 +218,9 @@ class GroupAdmin(Patient):
             wanted = await to(place[1], before)
             if wanted is not None:
                 moves[place[1]] = (before, min(max(wanted, starts[place]), ends[place]))
-        if not dry_run and moves:
+        if not dry_run and moves and kind == SHARE:
+            await self.move_queue(name, topic, {partition: after for partition, (_, after) in moves.items()})
+        elif not dry_run and moves:
             parts = tuple(CommitPart(topic, partition, after) for partition, (_, after) in moves.items())
             committed = await self._patiently(CommitOffsets(name, "", -1, parts, rewind=True), OffsetsCommitted)
             for part, result in zip(parts, committed.parts, strict=True):
@@ -213,10 +228,14 @@ class GroupAdmin(Patient):
                     raise from_code(result.code, f"{topic}-{part.partition}: {result.message or ''}")
         return moves
 
-    async def _check_empty(self, name: str) -> None:
+    async def _check_empty(self, name: str) -> str | None:
+        """Its kind, if there is such a group. Raises `GroupNotEmpty`."""
         for group in await self.list_groups():
-            if group.name == name and group.members:
-                raise GroupNotEmpty(f"group {name!r} has {group.members} members; stop them first")
+            if group.name == name:
+                if group.members:
+                    raise GroupNotEmpty(f"group {name!r} has {group.members} members; stop them first")
+                return group.kind
+        return None
 
     async def _partitions(self, topic: str) -> list[int]:
         plain, _ = await self._ask(native.Metadata((topic,)), TIMEOUT_MS)

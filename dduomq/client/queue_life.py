@@ -89,13 +89,14 @@ class QueueLife:
         self._parts: deque[TakePart] = deque()
         self._retry_topics: set[str] = set()
         self._assigned = anyio.Event()
+        self._alive_until = 0.0  # by the session; the broker counts it from later on
         self._is_in_doubt = False  # what was taken may have been lost on its way
         self._beat_again = anyio.Event()
         self._held: dict[tuple[QueuePlace, int], QueueRecord] = {}
         self._window = options.prefetch
         self._came = anyio.Event()
         self._went = anyio.Event()
-        self.words = Words(options.group, member_id, ask, self._word_ended)
+        self.words = Words(options.group, member_id, ask, self._word_ended, lambda: self._alive_until)
         self.waiting: deque[QueueRecord] = deque()
         self.working: set[QueueRecord] = set()
         self.joined = anyio.Event()
@@ -107,6 +108,7 @@ class QueueLife:
     async def live(self) -> None:
         """For ever; what the group refuses for good ends it."""
         while self.failure is None:
+            sent_at = anyio.current_time()
             try:
                 answer = await self._beat()
             except OUT:
@@ -119,6 +121,7 @@ class QueueLife:
                 await anyio.sleep(AGAIN_S)
             else:
                 if answer is not None:
+                    self._alive_until = sent_at + self._options.session_ms / 1000
                     self._answered(answer)
 
     async def _beat(self) -> QueueHeartbeatAnswer | None:
@@ -219,6 +222,7 @@ class QueueLife:
             options.group, self._member_id, tuple(self._parts), most, TAKE_BYTES, TAKE_WAIT_MS, options.lock_ms,
             options.start,
         )  # fmt: skip
+        safe_until = anyio.current_time() + options.lock_ms / 1000
         plain, payload = await self._ask(body, TAKE_WAIT_MS + GRACE_MS)
         at, is_away = 0, False
         for part in native.from_plain(RecordsTaken, plain).parts:
@@ -226,7 +230,7 @@ class QueueLife:
                 is_away = True
                 self._refused(from_code(part.code, part.message or ""))
             else:
-                self._add(part, payload[at : at + part.size])
+                self._add(part, payload[at : at + part.size], safe_until)
             at += part.size
         if is_away and not self.waiting:
             await anyio.sleep(AGAIN_S)
@@ -238,7 +242,7 @@ class QueueLife:
         if not error.retriable and not isinstance(error, UnknownTopicOrPartition):
             raise error
 
-    def _add(self, part: TakenPart, data: memoryview) -> None:
+    def _add(self, part: TakenPart, data: memoryview, safe_until: float) -> None:
         place, now = (part.topic_id, part.partition), anyio.current_time()
         decoder = Decoder(part.topic, part.partition, part.spans[0][0], self._deserialize, QueueRecord)
         records = iter(decoder.decode(data, ()))
@@ -249,7 +253,7 @@ class QueueLife:
                 if record.offset >= first:
                     self._say_gap(place, missing, record.offset - 1)
                     missing = record.offset + 1
-                    self._keep(record, place, count, now)
+                    self._keep(record, place, count, now, safe_until)
                 record = next(records, None)
             self._say_gap(place, missing, last)
 
@@ -258,9 +262,9 @@ class QueueLife:
         if first <= last:
             self.words.say(Word(place, RecordEnding(first, last, GAP), None))
 
-    def _keep(self, record: Record, place: QueuePlace, count: int, now: float) -> None:
+    def _keep(self, record: Record, place: QueuePlace, count: int, now: float, safe_until: float) -> None:
         assert isinstance(record, QueueRecord)
-        record.take(place, self.words, count, now)
+        record.take(place, self.words, count, now, safe_until)
         if place[0] in self._retry_topics:
             restore(record)
         if self._shown is not None:

@@ -55,15 +55,16 @@ class QueueRecord(Record):
     `is_lost`: its lock has expired, or the broker has given it to another member for another reason.
     """
 
-    __slots__ = ("_place", "_word", "_words", "at", "delivery_count", "is_lost", "since")
+    __slots__ = ("_place", "_word", "_words", "at", "delivery_count", "is_lost", "safe_until", "since")
     _place: QueuePlace
     at: int  # the offset where it was read
     _words: "Words"
 
-    def take(self, place: QueuePlace, words: "Words", delivery_count: int, since: float) -> None:
-        """It has come; `since`: when."""
+    def take(self, place: QueuePlace, words: "Words", delivery_count: int, since: float, safe_until: float) -> None:
+        """It has come; `since`: when. Its lock surely lasts until `safe_until`."""
         self.at = self.offset
         self._place, self._words, self.delivery_count, self.since = place, words, delivery_count, since
+        self.safe_until = safe_until
         self._word: Word | None = None
         self.is_lost = False
 

@@ -1,8 +1,8 @@
 """What is said of a queue's records, on its way to the broker: many words in one request, in one go.
 
 Always true: one request is under way at most, and what is said meanwhile goes with the next one; each word ends once,
-stored or refused; a word whose request was lost is said again, and if it is refused then, nobody knows which of the
-two was heard.
+stored or refused; a word whose answer was lost is said again. If it is refused then, though the lock surely lasts, it
+was heard the first time; else nobody knows.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,12 +24,17 @@ AGAIN_S = 0.2
 class Words:
     """Those of one member."""
 
-    def __init__(self, group: str, member_id: str, ask: Ask, on_end: Callable[[Word], None]) -> None:
-        """`on_end` is called for each word that has ended."""
+    def __init__(
+        self, group: str, member_id: str, ask: Ask, on_end: Callable[[Word], None], alive_until: Callable[[], float]
+    ) -> None:  # fmt: skip
+        """`on_end` is called for each word that has ended; `alive_until()`: until then the member is surely none that
+        is out.
+        """
         self._group = group
         self._member_id = member_id
         self._ask = ask
         self._on_end = on_end
+        self._alive_until = alive_until
         self._waiting: list[Word] = []
         self._more = anyio.Event()
         self._idle = anyio.Event()
@@ -83,8 +88,16 @@ class Words:
 
     def _end(self, words: Iterable[Word], error: DduomqError | None) -> None:
         for word in words:
-            word.end(_meant(word, error))
+            word.end(self._meant(word, error))
             self._on_end(word)
+
+    def _meant(self, word: Word, error: DduomqError | None) -> DduomqError | None:
+        """What a refusal means of a word that may have been heard before."""
+        if not isinstance(error, RecordNotHeld) or not word.tries or word.ending.kind == RENEW:
+            return error
+        if word.record is not None and anyio.current_time() < min(word.record.safe_until, self._alive_until()):
+            return None
+        return OutcomeUnknown(f"what was said of record {word.ending.first} has come to the broker, or came too late")
 
     async def _tell(self, words: Sequence[Word]) -> tuple[list[Word], bool]:
         """Those that are to be told again; whether that is to wait a little."""
@@ -95,6 +108,7 @@ class Words:
             self._group, self._member_id, tuple(SettlePart(*place, tuple(endings)) for place, endings, _ in parts)
         )
         told = [word for _, _, spoken in parts for word in spoken]
+        sent_at = anyio.current_time()
         try:
             plain, _ = await self._ask(body, TIMEOUT_MS)
         except DduomqError as error:
@@ -115,14 +129,17 @@ class Words:
             elif refused is not None and refused.retriable:
                 again += spoken
             else:
+                if refused is None:
+                    _note_renewals(spoken, sent_at)
                 self._end(spoken, refused)
         return again, any(not word.is_alone for word in again)
 
 
-def _meant(word: Word, error: DduomqError | None) -> DduomqError | None:
-    if isinstance(error, RecordNotHeld) and word.tries and word.ending.kind != RENEW:
-        return OutcomeUnknown(f"what was said of record {word.ending.first} has come to the broker, or came too late")
-    return error
+def _note_renewals(words: Iterable[Word], sent_at: float) -> None:
+    """Those locks last longer now."""
+    for word in words:
+        if word.ending.kind == RENEW and word.ending.ms and word.record is not None:
+            word.record.safe_until = max(word.record.safe_until, sent_at + word.ending.ms / 1000)
 
 
 def _without_doubles(words: Sequence[Word]) -> tuple[Iterable[Word], list[Word]]:

@@ -10,6 +10,7 @@ from dduomq.actors.coordinator_queue_messages import (
     BeatOfShare,
     ConfigureQueues,
     DescribeQueues,
+    MoveQueues,
     QueueState,
     Settle,
     Settled,
@@ -35,6 +36,8 @@ from dduomq.listeners.taking import Spot, Taken, TakeWish, take
 from dduomq.wire import frame, native
 from dduomq.wire import native_queue as wire
 from dduomq.wire.native_groups import AssignedPart
+
+FORGET = -1
 
 
 async def _coordinator(services: Services, context: Context, group: str, operation: Operation) -> Mailbox:
@@ -138,8 +141,27 @@ async def _describe(services: Services, context: Context, body: wire.DescribeQue
     return wire.QueueDescription(record.deliveries, record.lock_ms, tuple(wire.QueuePart(*part) for part in parts))
 
 
+async def _move(services: Services, context: Context, body: wire.MoveQueue) -> native.Done:
+    services.gate.admit(context, Operation.READ, body.topic)
+    topic_id = services.admin.route(body.topic).record.topic_id
+    starts: dict[Place, int | None] = {}
+    for partition, offset in body.starts:
+        services.routes.partition(body.topic, partition)
+        if offset < FORGET:
+            raise InvalidRequest(f"a queue can't begin at offset {offset}")
+        starts[topic_id, partition] = None if offset == FORGET else offset
+    mailbox = await _coordinator(services, context, body.group, Operation.ALTER)
+
+    def make(reply: Reply[None]) -> MoveQueues:
+        return MoveQueues(group=body.group, starts=starts, reply=reply)
+
+    await ask(mailbox, make)
+    return native.Done()
+
+
 HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] = {
     wire.QueueHeartbeat: _heartbeat,
     wire.SettleRecords: _settle,
     wire.DescribeQueue: _describe,
+    wire.MoveQueue: _move,
 }

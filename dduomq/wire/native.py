@@ -56,6 +56,7 @@ class Api(IntEnum):
     TAKE_RECORDS = 33
     SETTLE_RECORDS = 34
     DESCRIBE_QUEUE = 35
+    MOVE_QUEUE = 36
     LIST_DELAYED = 40
     CANCEL_DELAYED = 41
     RESCHEDULE_DELAYED = 42
@@ -401,6 +402,7 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.TAKE_RECORDS: (queue.TakeRecords, queue.RecordsTaken),
     Api.SETTLE_RECORDS: (queue.SettleRecords, queue.RecordsSettled),
     Api.DESCRIBE_QUEUE: (queue.DescribeQueue, queue.QueueDescription),
+    Api.MOVE_QUEUE: (queue.MoveQueue, Done),
     Api.LIST_DELAYED: (delay.ListDelayed, delay.DelayedMessages),
     Api.CANCEL_DELAYED: (delay.CancelDelayed, Done),
     Api.RESCHEDULE_DELAYED: (delay.RescheduleDelayed, delay.Rescheduled),

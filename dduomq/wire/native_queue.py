@@ -144,6 +144,15 @@ class DescribeQueue:
 
 
 @attrs.frozen
+class MoveQueue:
+    """A group without members goes on elsewhere: (partition, offset) of each; -1: nothing is known of it any more."""
+
+    group: str
+    topic: str
+    starts: tuple[tuple[int, int], ...]
+
+
+@attrs.frozen
 class QueuePart:
     """All before `start` is done, all from `end` on is fresh; between, `waiting` are to be given out again."""
 

@@ -158,3 +158,39 @@ def test_consuming_what_matches(shell: Shell, group: list[str]) -> None:
     if not group:
         assert shell("consume", name, "--filter", "even").split() == ["0", "2", "4", "6", "8"]
     assert "filter, at" in shell.fails("consume", name, "--filter", "price >", *group)
+
+
+def work_on(shell: Shell, name: str) -> None:
+    """A share group that has done the first three of ten records, and has gone."""
+
+    async def work() -> None:
+        async with dduomq.connect(shell.environment["DDUOMQ_SERVER"]) as mq:
+            await mq.admin.create_topic(name, partitions=1)
+            await mq.send_batch(name, [str(n) for n in range(10)])
+            async with mq.queue(name, group=name, auto_ack=False, prefetch=1, deliveries=7) as queue:
+                for _ in range(4):
+                    for record in await queue.pull():
+                        if record.offset < 3:
+                            await record.ack()
+
+    trio.run(work)
+
+
+def test_a_share_group_is_shown_and_moved(shell: Shell) -> None:
+    """Its kind, its queue, how far it is; it goes on where it is told, and forgets what it is to forget."""
+    work_on(shell, "sharing")
+    [listed] = [group for group in objects(shell("group", "list", "--json")) if group["name"] == "sharing"]
+    assert listed == {"name": "sharing", "kind": "share", "state": "Empty", "members": 0}
+    [described] = objects(shell("group", "describe", "sharing", "--json"))
+    assert [(part["committed"], part["end"], part["records"]) for part in described["partitions"]] == [(3, 10, 7)]
+    assert described["queue"]["deliveries"] == 7
+    assert described["queue"]["parts"][0]["acquired"] == 0
+    shown = shell("group", "describe", "sharing")
+    assert "being worked on" in shown
+    moved = objects(shell("group", "reset", "sharing", "sharing", "--to", "-1", "--yes", "--json"))
+    assert [(move["before"], move["after"]) for move in moved] == [(3, 2)]
+    assert [part["records"] for part in objects(shell("group", "lag", "sharing", "--json"))] == [8]
+    shell("group", "delete", "sharing", "--topic", "sharing", "--yes")
+    assert objects(shell("group", "lag", "sharing", "--json")) == []
+    shell("group", "delete", "sharing", "--yes")
+    assert "sharing" not in [group["name"] for group in objects(shell("group", "list", "--json"))]

@@ -430,13 +430,16 @@ async def test_who_does_not_answer_loses_the_record(autojump_clock, monkeypatch)
 
 
 async def test_answers_that_are_lost(autojump_clock, monkeypatch):
-    """The ack was stored, its answer was lost: nobody gets the record, and nobody says that it was acked for sure."""
+    """The ack was stored, its answer was lost: it is said again, and known to have been heard, while the lock lasts."""
     async with serving(count=2) as (machine, _mq), members(machine, 2, ahead=2, auto_ack=False) as (one, two):
         zero, first = await one.pull()
         losing(monkeypatch, one._life, 0.1, is_told=True)
+        await zero.ack()
+        stop_taking(one)
+        await one.pull(timeout=1)  # nobody keeps the lock of the other one
+        losing(monkeypatch, one._life, LOCK_S + 1, is_told=True)
         with pytest.raises(OutcomeUnknown):
-            await zero.ack()
-        await first.ack()
+            await first.ack()
         assert await two.pull(timeout=2 * LOCK_S) == []
 
 
