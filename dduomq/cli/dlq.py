@@ -21,7 +21,7 @@ Group = Annotated[str, typer.Argument(help="Whose dead letters; __delayed: those
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]…", help="As `dduomq dlq list GROUP` shows them.")]
 All = Annotated[bool, typer.Option("--all", help="All that rest now.")]
 Filter = Annotated[
-    str | None, typer.Option("--filter", "-f", metavar="EXPRESSION", help="Those that match: price > 5, or a tag.")
+    str | None, typer.Option("--filter", "-F", metavar="EXPRESSION", help="Those that match: price > 5, or a tag.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 SHOWN_CHARACTERS = 60

@@ -217,7 +217,7 @@ class GroupLife:
                 continue
             start = await self._start_of(place, turn, tries=1)
             if start is not None:
-                starts[place] = start, self._is_early
+                starts[place] = start, self._is_early(place)
             else:
                 self._tasks.start_soon(self._begin_later, place, turn)
         await self._add(starts, turn)
@@ -232,7 +232,7 @@ class GroupLife:
         """A partition that is away just now, and holds up none of the others."""
         start = await self._start_of(place, turn)
         if start is not None:
-            await self._add({place: (start, self._is_early)}, turn)
+            await self._add({place: (start, self._is_early(place))}, turn)
 
     async def _add(self, starts: Mapping[Place, tuple[int, bool]], turn: object) -> None:
         """Read those that are still ours, and tell so, before anything else can happen to them.
@@ -255,10 +255,13 @@ class GroupLife:
         if ours:
             await self._tell(Assigned({place[1:]: offset for place, (offset, _) in ours.items()}))
 
-    @property
-    def _is_early(self) -> bool:
+    def _is_early(self, place: Place) -> bool:
         """Whoever comes after us would begin there too, without a commit; any other start is kept at once."""
-        return self._options.start == "earliest"
+        return self._start(place[0]) == "earliest"
+
+    def _start(self, topic_id: str) -> Start:
+        """Where a partition begins that the group does not know; what has stepped aside is wanted from the first on."""
+        return "earliest" if self._membership.is_retry(topic_id) else self._options.start
 
     async def _surely(self, body: object, answer: type[T]) -> T:
         """Ask until there is an answer, or one that will not change."""
@@ -273,10 +276,10 @@ class GroupLife:
 
     async def _start_of(self, place: Place, turn: object, tries: int | None = None) -> int | None:
         """Where the consumer wants to begin; None if that could not be found in so many tries, or is not wanted."""
-        _, topic, partition = place
+        topic_id, topic, partition = place
         while self._beginning.get(place) is turn:
             try:
-                return await find_offset(self._ask, topic, partition, self._options.start, GRACE_MS)
+                return await find_offset(self._ask, topic, partition, self._start(topic_id), GRACE_MS)
             except DduomqError as error:
                 is_gone = isinstance(error, UnknownTopicOrPartition)  # deleted: the group will hear of it
                 if not error.retriable and not is_gone and not isinstance(error, NetworkError):
@@ -291,7 +294,7 @@ class GroupLife:
         """Where to go on in a partition whose next record is not there: at its start, or at the end, if that is
         where the consumer wanted to begin."""
         topic, partition = part.id
-        start: Start = "latest" if self._options.start == "latest" else "earliest"
+        start: Start = "latest" if self._start(part.topic_id) == "latest" else "earliest"
         offset = await find_offset(self._ask, topic, partition, start, GRACE_MS)
         await self._tell(Moved(part.id, offset))
         return offset

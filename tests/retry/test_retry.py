@@ -184,3 +184,16 @@ async def test_an_order_that_was_asked_for_is_kept_at_any_price(autojump_clock):
             await trio.sleep(1)
         assert more.seen == [("1", 1), ("1", 1), ("2", 1)]
         assert [letter.value for letter in await letters(mq)] == [b"1"]
+
+
+@pytest.mark.parametrize("start", ["latest", 0])
+async def test_what_stepped_aside_comes_wherever_the_consumer_began(autojump_clock, start):
+    """The retry topic is new when the first record is in it: who begins there with what comes later would miss it."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        async with working(machine, work, failing("bad", until_attempt=2), start=start, retry=[0]):
+            await trio.sleep(1)
+            await mq.send("t", "bad")
+            await until(lambda: len(work.seen) == 2)
+        assert work.seen == [("bad", 1), ("bad", 2)]
