@@ -9,10 +9,10 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from dduomq.client.consumer import Decoder
-from dduomq.client.patience import TIMEOUT_MS, Patient
+from dduomq.client.consumer import Decoder, fetch_next
+from dduomq.client.patience import Patient
 from dduomq.client.record import Record
-from dduomq.errors import DeadLettersNotFound, UsageError, from_code
+from dduomq.errors import DeadLettersNotFound, UsageError
 from dduomq.ids import DELAYED_GROUP, RETRY
 from dduomq.limits import ASIDE_OFFSETS_MAX
 from dduomq.wire import native, origin
@@ -185,13 +185,14 @@ class LetterAdmin(Patient):
                     break
 
     async def _fetch(self, decoder: Decoder, filter: str | None) -> list[Record]:
-        part = native.FetchPart(decoder.topic, decoder.partition, decoder.position, FETCH_BYTES)
-        body = native.Fetch(0, 1, FETCH_BYTES, native.Isolation.READ_COMMITTED, (part,), filter)
-        plain, payload = await self._ask(body, TIMEOUT_MS)
-        fetched = native.from_plain(native.Fetched, plain).parts[0]
-        if fetched.code:
-            raise from_code(fetched.code, fetched.message or "")
-        return decoder.decode(payload, fetched.aborted)
+        return await fetch_next(
+            self._ask,
+            decoder,
+            max_bytes=FETCH_BYTES,
+            wait_s=0,
+            isolation=native.Isolation.READ_COMMITTED,
+            filter=filter,
+        )
 
     async def _topic_of(self, group: str) -> LettersTopic:
         listed = await self._patiently(ListLetters(), LettersListed)

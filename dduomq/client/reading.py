@@ -6,7 +6,7 @@ from datetime import datetime
 from random import Random
 from typing import Any, Literal
 
-from dduomq.client.consumer import Decoder, Reader, Start, find_offset
+from dduomq.client.consumer import Decoder, Reader, Start, fetch_next, find_offset
 from dduomq.client.consuming import ConsumerSettings, consuming
 from dduomq.client.group import Callback, Consumer
 from dduomq.client.interceptor import Interceptor
@@ -73,13 +73,11 @@ class ReadingClient:
         decoder = Decoder(topic, partition, start, self._deserialize)
         while True:
             at = decoder.position
-            part = native.FetchPart(topic, partition, at, max_bytes)
-            body = native.Fetch(int(wait * 1000), 1, max_bytes, _isolation(isolation), (part,), filter)
-            plain, payload = await self._wire.ask(body, int((wait + 10) * 1000))
-            fetched = native.from_plain(native.Fetched, plain).parts[0]
-            if fetched.code:
-                raise from_code(fetched.code, fetched.message or "")
-            records = self._shown(decoder.decode(payload, fetched.aborted))
+            found = await fetch_next(
+                self._wire.ask, decoder, max_bytes=max_bytes, wait_s=wait, isolation=_isolation(isolation),
+                filter=filter,
+            )  # fmt: skip
+            records = self._shown(found)
             if records or decoder.position == at:  # else only holes were there: records may lie behind them
                 return records[:max_records]
 
