@@ -46,3 +46,10 @@ def test_the_programs_run(node):
     assert len(programs) == 3
     for program in programs:
         assert run([sys.executable, "-c", program.replace(ADDRESS, node.address)], cwd=ROOT)
+
+
+def test_the_share_consumers_program_runs(node):
+    """That of docs/queues.md."""
+    node.create("pictures")
+    (program,) = blocks("docs/queues.md", "python", "Kafka's share consumers")
+    run([sys.executable, "-c", program.replace(ADDRESS, node.address)], cwd=ROOT)
