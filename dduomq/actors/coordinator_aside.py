@@ -30,7 +30,7 @@ from dduomq.groups.records import AsideKey, AsideRecord, HandedKey, MarksKey, Pl
 from dduomq.ids import DEAD
 from dduomq.limits import ASIDE_RANGES_MAX, ASIDE_WAITING_MAX, HANDOVER_BYTES_MAX, HANDOVER_RECORDS_MAX, MIB
 from dduomq.wire.batch import HANDOVER_IDS
-from dduomq.wire.ranges import flat_of
+from dduomq.wire.ranges import Ranges, flat_of
 from dduomq.wire.records import StoredRecord, size_of
 
 AGAIN_S, AGAIN_S_MAX = 0.2, 5.0
@@ -41,8 +41,8 @@ SERIALS = count(1)
 class SettingAside:
     """`number` is the coordinator's among all; `fail(error)`: its log can't be written, and all must be read anew."""
 
-    __slots__ = ("_fail", "_is_busy", "_mailbox", "_number", "_retry_at", "_serial", "_table", "_then", "_tries",
-                 "outbox", "reader")  # fmt: skip
+    __slots__ = ("_fail", "_is_busy", "_limit", "_mailbox", "_number", "_retry_at", "_serial", "_table", "_then",
+                 "_tries", "outbox", "reader")  # fmt: skip
 
     def __init__(self, mailbox: Mailbox, number: int, table: GroupTable, fail: Callable[[DduomqError], None]) -> None:
         self._mailbox = mailbox
@@ -60,6 +60,7 @@ class SettingAside:
         self._is_busy = False
         self._serial = 0
         self._tries = 0
+        self._limit = HANDOVER_RECORDS_MAX  # so many are looked for at once
         self._retry_at = 0.0
         self._then: Callable[[], None] | None = None
 
@@ -149,7 +150,7 @@ class SettingAside:
             raise RecordSettled(
                 f"offset {min(part.offsets)} is committed already ({committed.offset}): it is done with"
             )
-        marks = group.marks(part.place)
+        marks = group.aside.get(part.place, Ranges())
         if len(marks) >= ASIDE_RANGES_MAX:
             raise Overloaded(f"{ASIDE_RANGES_MAX} records of this partition are set aside: commit what is done")
         if len(self.outbox) >= ASIDE_WAITING_MAX:
@@ -192,11 +193,12 @@ class SettingAside:
         if self._is_busy or not self.outbox or not self._table.log.is_loaded or self._table.now() < self._retry_at:
             return
         self._is_busy = True
-        copies = self.outbox.head(HANDOVER_RECORDS_MAX)
+        copies = self.outbox.head(self._limit)
         self._table.log.store([], partial(self._read, copies))  # what they rest on is stored, or they are not there
 
     def _read(self, copies: list[Copy], result: Acked | DduomqError) -> None:
         if isinstance(result, DduomqError):
+            self._again()
             return
         route = self._route(copies[0].place)
         if route is None and self._table.world.routes.is_closed:
@@ -230,6 +232,8 @@ class SettingAside:
             self._park(source, [(copy, found[copy.offset]) for copy in here])
         elif known:
             self._pass(list(takewhile(lambda copy: copy.offset not in found, known)), "it is not in its log any more")
+        elif passed:  # what lies before the first one is more than is read at once
+            self._is_busy, self._limit = False, 1
         else:
             self._again()
 
@@ -320,6 +324,7 @@ class SettingAside:
                 self._fail(result)
                 return
             self._is_busy, self._tries, self._retry_at = False, 0, 0.0
+            self._limit = HANDOVER_RECORDS_MAX
             self.outbox.hand(number)
 
         self._table.log.store([(HandedKey(), records.encode_handed(number))], stored)
