@@ -180,11 +180,13 @@ class WheelFiring:
         ]
 
     def refired(self, moved: Mapping[Target, tuple[Fired, int]]) -> None:
-        """These batches' records lie elsewhere in the log now; those that have arrived meanwhile need none."""
+        """These batches' records lie elsewhere in the log now; of those that have arrived meanwhile, that is noted."""
         for to, (fired, offset) in moved.items():
             one = self._sending.get(to)
             if one is not None and _is_same(one.fired, fired):
                 one.fired = self.wheel.fired_at(one.fired, offset)
+            else:
+                self._has_arrived(offset)
 
     # --- a round ------------------------------------------------------------------------------------
 
@@ -441,7 +443,11 @@ class WheelFiring:
         self.wheel.delivered(fired)
         del self._sending[fired.target]
         self.drop(number for _, number in fired.pairs)
-        self._delivered.append(fired.offset)
+        self._has_arrived(fired.offset)
+
+    def _has_arrived(self, offset: int) -> None:
+        """The batch that is noted there in the log."""
+        self._delivered.append(offset)
         if self._note_at == NEVER:
             self._note_at = self._world.clock.monotonic() + NOTE_DELIVERED_S
 
