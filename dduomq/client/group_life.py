@@ -5,6 +5,7 @@ only when the work on it has ended (or its time has run out) and is committed; a
 the member owns what it commits.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -33,7 +34,9 @@ from dduomq.errors import (
     DduomqError,
     NetworkError,
     NotOwner,
+    OffsetOutOfRange,
     OutcomeUnknown,
+    RecordSettled,
     StaleMemberEpoch,
     UnknownTopicOrPartition,
     from_code,
@@ -52,6 +55,7 @@ from dduomq.wire.native_groups import (
 from dduomq.wire.native_letters import AsidePart, SetAside, SetAsideAnswer
 from dduomq.wire.ranges import Ranges
 
+LOG = logging.getLogger("dduomq")
 T = TypeVar("T")
 Tell: TypeAlias = Callable[[Event], Awaitable[None]]
 GRACE_MS = 5_000
@@ -101,9 +105,7 @@ class GroupLife:
         self._heard_at = 0.0
         self._incarnation = 0  # counts how often all was lost
         self._beginning: dict[Place, object] = {}  # partitions that are ours and not read yet, with whose turn it is
-        self._elsewhere: dict[
-            tuple[str, int], Ranges
-        ] = {}  # records of partitions to come that the group has set aside
+        self._elsewhere: dict[Place, Ranges] = {}  # what the group has set aside of partitions that begin
         self._is_leaving = False
         self.joined = anyio.Event()
 
@@ -207,8 +209,12 @@ class GroupLife:
         topics = tuple(sorted({topic for _, topic, _ in places}))
         found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
         committed = {(part.topic, part.partition): part.offset for part in found.offsets}
-        self._elsewhere.update({(part.topic, part.partition): Ranges(part.ranges) for part in found.aside})
+        aside = {(part.topic, part.partition): Ranges(part.ranges) for part in found.aside}
+        self._elsewhere.update({place: aside[place[1:]] for place in places if place[1:] in aside})
         await self._learn_lifetimes(topics)
+        named = self._options.said.topics
+        if named and any(self._membership.is_retry(topic_id) for topic_id, _, _ in places):  # it brings theirs
+            await self._learn_lifetimes(named)
         starts: dict[Place, tuple[int, bool]] = {}
         for place in places:
             offset = committed.get(place[1:])
@@ -217,7 +223,7 @@ class GroupLife:
                 continue
             start = await self._start_of(place, turn, tries=1)
             if start is not None:
-                starts[place] = start, self._is_early
+                starts[place] = start, self._is_early(place)
             else:
                 self._tasks.start_soon(self._begin_later, place, turn)
         await self._add(starts, turn)
@@ -232,7 +238,7 @@ class GroupLife:
         """A partition that is away just now, and holds up none of the others."""
         start = await self._start_of(place, turn)
         if start is not None:
-            await self._add({place: (start, self._is_early)}, turn)
+            await self._add({place: (start, self._is_early(place))}, turn)
 
     async def _add(self, starts: Mapping[Place, tuple[int, bool]], turn: object) -> None:
         """Read those that are still ours, and tell so, before anything else can happen to them.
@@ -248,17 +254,20 @@ class GroupLife:
                 self._feed.remove(before)
             part = Part(
                 topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed,
-                is_retry=self._membership.is_retry(topic_id), aside=self._elsewhere.pop((topic, partition), None),
+                is_retry=self._membership.is_retry(topic_id), aside=self._elsewhere.pop(place, None),
                 ladder=self._options.ladder, set_aside=self._set_aside,
             )  # fmt: skip
             self._feed.add(part)
         if ours:
             await self._tell(Assigned({place[1:]: offset for place, (offset, _) in ours.items()}))
 
-    @property
-    def _is_early(self) -> bool:
+    def _is_early(self, place: Place) -> bool:
         """Whoever comes after us would begin there too, without a commit; any other start is kept at once."""
-        return self._options.start == "earliest"
+        return self._wanted_start(place) == "earliest"
+
+    def _wanted_start(self, place: Place) -> Start:
+        """What comes again was read once, from where the consumer wanted to begin: all of it is wanted."""
+        return "earliest" if self._membership.is_retry(place[0]) else self._options.start
 
     async def _surely(self, body: object, answer: type[T]) -> T:
         """Ask until there is an answer, or one that will not change."""
@@ -276,7 +285,7 @@ class GroupLife:
         _, topic, partition = place
         while self._beginning.get(place) is turn:
             try:
-                return await find_offset(self._ask, topic, partition, self._options.start, GRACE_MS)
+                return await find_offset(self._ask, topic, partition, self._wanted_start(place), GRACE_MS)
             except DduomqError as error:
                 is_gone = isinstance(error, UnknownTopicOrPartition)  # deleted: the group will hear of it
                 if not error.retriable and not is_gone and not isinstance(error, NetworkError):
@@ -291,7 +300,7 @@ class GroupLife:
         """Where to go on in a partition whose next record is not there: at its start, or at the end, if that is
         where the consumer wanted to begin."""
         topic, partition = part.id
-        start: Start = "latest" if self._options.start == "latest" else "earliest"
+        start: Start = "latest" if self._wanted_start((part.topic_id, *part.id)) == "latest" else "earliest"
         offset = await find_offset(self._ask, topic, partition, start, GRACE_MS)
         await self._tell(Moved(part.id, offset))
         return offset
@@ -411,6 +420,14 @@ class GroupLife:
                 return True
             if isinstance(error, (*OUT, NotOwner)):
                 return False
+            if isinstance(error, RecordSettled):
+                if not part.is_rewound:  # an earlier try of ours has reached the broker
+                    return True
+                await self._commit_once([part])  # it knows only then that this is to be done once more
+                continue
+            if isinstance(error, OffsetOutOfRange):
+                LOG.error("%r can't step aside: %s", failed.record, error.message)
+                return True
             if not error.retriable and not isinstance(error, NetworkError | OutcomeUnknown):
                 raise error
             await anyio.sleep(AGAIN_S)

@@ -3,6 +3,7 @@
 Each of these has happened; `test_retry` tells the plain stories, `test_faults` those of what dies.
 """
 
+import pytest
 import trio
 
 from dduomq.actors import coordinator_aside, coordinator_log
@@ -10,8 +11,9 @@ from dduomq.actors.coordinator import CoordinatorActor
 from dduomq.actors.coordinator_aside import SettingAside
 from dduomq.errors import DeadLettersNotFound
 from dduomq.groups import records
+from tests.client.test_consuming import until
 from tests.delay.helpers import fail_write
-from tests.retry.helpers import kill, letters, one_machine, running
+from tests.retry.helpers import Work, failing, kill, letters, one_machine, running, working
 
 
 async def neighbour(node, group):
@@ -48,6 +50,19 @@ async def test_many_large_records_that_step_aside_out_of_order(autojump_clock):
                     await trio.lowlevel.checkpoint()
             await trio.sleep(60)
             assert len(await resting(mq)) == 12
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+async def test_a_group_that_begins_at_the_end(autojump_clock, delay):
+    """What came again before a member had begun to read the retry topic was passed as if it were old."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        async with working(machine, work, failing("x", until_attempt=2), start="latest", retry=[delay]):
+            await trio.sleep(1)
+            await mq.send("t", "x")
+            await trio.sleep(60)
+        assert work.tries_of("x") == [1, 2]
 
 
 async def test_a_commit_that_could_not_be_stored_beside_a_copy(autojump_clock, monkeypatch):
@@ -109,3 +124,164 @@ async def test_a_refusal_leaves_nothing_in_the_log_that_can_t_be_read(autojump_c
 
 def test_an_empty_set_of_marks_can_be_read():
     assert records.decode_marks(records.encode_marks(())) == ()
+
+
+async def test_a_record_that_is_read_again_may_fail_again(autojump_clock):
+    """After a seek back, a record whose handler failed was committed already: the error ended the consumer."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        for n in range(3):
+            await mq.send("t", str(n))
+        first = [True]
+
+        async def handler(record):
+            if not first[0] and record.raw_value == b"1" and record.attempt == 1:
+                raise ValueError
+
+        async with working(machine, work, handler, retry=[5], commit_interval=100) as consumer:
+            await until(lambda: len(work.seen) == 3)
+            await trio.sleep(1)
+            await consumer.commit()
+            first[0] = False
+            await consumer.seek("t", 0, 0)
+            await until(lambda: len(work.seen) >= 6)
+            await trio.sleep(60)
+        assert work.seen[3:] == [("0", 1), ("1", 1), ("2", 1), ("1", 2)]
+
+
+async def test_a_record_that_is_gone_when_its_handler_fails(autojump_clock):
+    """Retention had taken it meanwhile: the error ended the consumer."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        for n in range(3):
+            await mq.send("t", str(n))
+
+        async def handler(record):
+            if record.raw_value == b"0":
+                await mq.admin.purge("t", 0, 2)
+                raise ValueError("too late")
+
+        async with working(machine, work, handler):
+            await until(lambda: len(work.seen) >= 2)
+            await trio.sleep(10)
+        assert work.seen[-1] == ("2", 1)
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("error", [Mute(), FileNotFoundError("\udcff.txt")], ids=["no words", "no UTF-8"])
+async def test_an_error_that_can_t_be_told(autojump_clock, error):
+    """Its text could not be made, or not be sent: that ended the consumer."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        await mq.send("t", "0")
+
+        async def handler(record):
+            raise error
+
+        async with working(machine, work, handler, retry=[1]):
+            await until(lambda: len(work.seen) == 2)
+            await trio.sleep(10)
+        (letter,) = await letters(mq)
+        assert type(error).__name__ in letter.error
+
+
+async def test_a_topic_that_was_made_again_has_nothing_aside(autojump_clock):
+    """What a member had once heard of a partition was taken for true when it got that of another topic of the name."""
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic("t", partitions=2)
+        for n in range(6):
+            await mq.send("t", str(n), partition=n % 2)
+        async with mq.consumer("t", group="g", auto_commit=False) as stays:
+            async with mq.consumer("t", group="g", auto_commit=False, auto_ack=False) as leaves:
+                await trio.sleep(5)
+                for consumer in (stays, leaves):
+                    for record in await consumer.pull(10):
+                        await record.nack(delay=1_000)
+                await trio.sleep(5)
+            await trio.sleep(5)  # it has both partitions now, and what is aside of them
+            async with mq.consumer("t", group="g") as comes:
+                await trio.sleep(5)
+                assert {topic for topic, _ in comes.assignment} >= {"t"}
+                await mq.admin.delete_topic("t")
+                await trio.sleep(5)
+            await mq.admin.create_topic("t", partitions=2)
+            for n in range(6):
+                await mq.send("t", f"new {n}", partition=n % 2)
+            seen = []
+            with trio.move_on_after(30):
+                while len(seen) < 6:
+                    seen += [record.raw_value for record in await stays.pull(10)]
+            assert sorted(seen) == [b"new %d" % n for n in range(6)]
+
+
+async def test_only_the_newest_of_each_topic(autojump_clock):
+    """Two records of two topics with one key came again together: only one of them was handed out."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        for topic in ("t", "u"):
+            await mq.admin.create_topic(topic, partitions=1)
+            await mq.send(topic, topic, key="k")
+        async with mq.consumer("t", "u", group="g") as consumer:
+            found = []
+            while len(found) < 2:
+                found.append(await anext(consumer))
+                await found[-1].nack(delay=5)
+        await trio.sleep(10)
+        async with working(machine, work, failing(), "t", "u", latest_only=True):
+            await trio.sleep(30)
+        assert sorted(work.seen) == [("t", 2), ("u", 2)]
+
+
+async def test_a_pull_that_ends_while_an_expired_record_is_buried(autojump_clock, monkeypatch):
+    """The record was nobody's: neither handed out nor done, and no commit passed it."""
+    plain = CoordinatorActor._on_set_aside
+    asked = []
+
+    def on_set_aside(self, message):
+        asked.append(message)
+        if len(asked) > 1:
+            plain(self, message)
+
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic(
+            "t", partitions=1, config={"message.ttl.ms": "1000", "message.ttl.action": "dead-letter"}
+        )
+        await mq.send("t", "old")
+        await trio.sleep(2)
+        await mq.send("t", "new")
+        monkeypatch.setattr(CoordinatorActor, "_on_set_aside", on_set_aside)
+        async with mq.consumer("t", group="g") as consumer:
+            seen = []
+            with trio.move_on_after(30):
+                while not seen:
+                    seen += await consumer.pull(10, timeout=0.5)
+            await trio.sleep(10)
+            await consumer.commit()
+            assert consumer.position("t", 0) >= 1
+        await trio.sleep(5)
+        assert [letter.value for letter in await resting(mq)] == [b"old"]
+
+
+async def test_the_time_to_live_of_a_topic_that_comes_by_another_way(autojump_clock):
+    """A member that has only partitions of the retry topic did not know how long the records were worth the work."""
+    first, second = Work(), Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1, config={"message.ttl.ms": "3000"})
+        handler = failing(*map(str, range(3)), until_attempt=2)
+        async with (
+            working(machine, second, handler, seed=7, retry=[10]),
+            working(machine, first, handler, seed=6, retry=[10]),
+        ):
+            await trio.sleep(2)
+            for n in range(3):
+                await mq.send("t", str(n))
+            await trio.sleep(5)
+            await trio.sleep(60)
+        assert sorted(first.seen + second.seen) == [("0", 1), ("1", 1), ("2", 1)]
