@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count, takewhile
 
+import attrs
+
 from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.coordinator_log import Entry
 from dduomq.actors.coordinator_messages import BeenSetAside, FetchAside, HandedOver, SetAside, ToBeAside
@@ -26,10 +28,11 @@ from dduomq.errors import DduomqError, InvariantBroken, NotOwner, Overloaded, Re
 from dduomq.groups import letters, records
 from dduomq.groups.aside import ORIGIN, Copy, Outbox, fresh
 from dduomq.groups.letters import Source
-from dduomq.groups.records import AsideKey, AsideRecord, HandedKey, MarksKey, Place
-from dduomq.ids import DEAD
+from dduomq.groups.records import AsideKey, AsideRecord, GroupKey, HandedKey, MarksKey, Place
+from dduomq.ids import DEAD, RETRY
 from dduomq.limits import ASIDE_RANGES_MAX, ASIDE_WAITING_MAX, HANDOVER_BYTES_MAX, HANDOVER_RECORDS_MAX, MIB
 from dduomq.wire.batch import HANDOVER_IDS
+from dduomq.wire.origin import HEADERS
 from dduomq.wire.ranges import Ranges, flat_of
 from dduomq.wire.records import StoredRecord, size_of
 
@@ -69,6 +72,8 @@ class SettingAside:
     def apply(self, key: AsideKey | MarksKey | HandedKey, value: bytes | None) -> None:
         """What a record says is so."""
         if value is None:
+            if isinstance(key, MarksKey) and key.group in self._table.groups:
+                self._table.groups[key.group].aside.pop(key.place, None)
             return
         if isinstance(key, HandedKey):
             self.outbox.hand(records.decode_handed(value))
@@ -92,9 +97,12 @@ class SettingAside:
     def everything(self) -> list[Entry]:
         """What is open, to be written anew."""
         entries: list[Entry] = [(HandedKey(), records.encode_handed(self.outbox.handed))]
+        gone = dict[str, None]()
         for group, place, record in self.outbox.records():
             entries.append((AsideKey(group, place, record.number), records.encode_aside(record)))
-        return entries
+            if group not in self._table.groups:
+                gone[group] = None
+        return [*entries, *((GroupKey(name), None) for name in gone)]
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -151,7 +159,7 @@ class SettingAside:
                 f"offset {min(part.offsets)} is committed already ({committed.offset}): it is done with"
             )
         marks = group.aside.get(part.place, Ranges())
-        if len(marks) >= ASIDE_RANGES_MAX:
+        if len(marks) >= ASIDE_RANGES_MAX and not _has_room(marks, part.offsets):
             raise Overloaded(f"{ASIDE_RANGES_MAX} records of this partition are set aside: commit what is done")
         if len(self.outbox) >= ASIDE_WAITING_MAX:
             raise Overloaded(f"{ASIDE_WAITING_MAX} records wait to be brought where they belong; try again later")
@@ -228,7 +236,8 @@ class SettingAside:
         known = list(takewhile(lambda copy: copy.offset in passed, copies))
         here = list(takewhile(lambda copy: copy.offset in found, known))
         if here:
-            source = Source(route.record.name, here[0].place[1], route.record.kind)
+            is_ours = route.record.group == here[0].group
+            source = Source(route.record.name, here[0].place[1], route.record.kind if is_ours else "")
             self._park(source, [(copy, found[copy.offset]) for copy in here])
         elif known:
             self._pass(list(takewhile(lambda copy: copy.offset not in found, known)), "it is not in its log any more")
@@ -274,7 +283,7 @@ class SettingAside:
 
     def _target(self, source: Source, copy: Copy, record: StoredRecord) -> Target | None:
         """Where the copy goes; None until there is such a topic. Whose origin is gone becomes a dead letter again."""
-        topics, to = self._table.world.topics, copy.record.to
+        topics, to = self._table.world.topics, _way(copy, record)
         partition = source.partition
         if to == ORIGIN:
             came = letters.origin_of(record, source)
@@ -291,19 +300,22 @@ class SettingAside:
     def _message(self, source: Source, target: Target, copy: Copy, record: StoredRecord) -> Parked:
         said = copy.record
         origin = handover.origin_of(HANDOVER_IDS + self._number, copy.number)
-        value, to, reason = record.value, said.to, said.reason
+        key, value, to, reason = record.key, record.value, _way(copy, record), said.reason
         if to == ORIGIN and self._table.world.routes.table[target.topic].record.kind:
             to, reason = DEAD, "the topic that it came from has been deleted"
         if to == ORIGIN:
             headers = letters.plain_headers(record, source)
         else:
-            if len(value or b"") > COPY_BYTES_MAX:
-                reason = f"its value of {len(value or b'')} bytes is left where it was first stored; {reason}"
+            if size_of(key, value, record.headers) > COPY_BYTES_MAX:
+                reason = f"too large to be copied whole: its value of {len(value or b'')} bytes is left where it was"
                 value = None
+            if size_of(key, None, record.headers) > COPY_BYTES_MAX:
+                reason, key = f"{reason}, and its key and headers", None
+                record = attrs.evolve(record, headers=[one for one in record.headers if one[0] in HEADERS])
             headers = letters.copy_headers(
                 record, source, group=copy.group, to=to, failed_ms=said.since_ms, error=said.error, reason=reason
             )
-        return Parked(said.due_ms, NEW, -1, target, origin, record.key, value, headers)
+        return Parked(said.due_ms, NEW, -1, target, origin, key, value, headers)
 
     def handed_over(self, message: HandedOver) -> None:
         if message.serial != self._serial:
@@ -328,3 +340,19 @@ class SettingAside:
             self.outbox.hand(number)
 
         self._table.log.store([(HandedKey(), records.encode_handed(number))], stored)
+
+
+def _has_room(marks: Ranges, offsets: tuple[int, ...]) -> bool:
+    """Whether a set that is full may take these: they fill gaps, or hold up the commits that would make it smaller."""
+    if max(offsets) < next(iter(marks)):
+        return True
+    after = Ranges(marks.flat)
+    for offset in offsets:
+        after.add(offset, offset)
+    return len(after) <= len(marks)
+
+
+def _way(copy: Copy, record: StoredRecord) -> str:
+    """Where the copy is to go: what is too large to come again is a dead letter, or it would come without its value."""
+    is_small = copy.record.to != RETRY or size_of(record.key, record.value, record.headers) <= COPY_BYTES_MAX
+    return copy.record.to if is_small else DEAD

@@ -3,17 +3,23 @@
 Each of these has happened; `test_retry` tells the plain stories, `test_faults` those of what dies.
 """
 
+from random import Random
+
 import pytest
 import trio
 
 from dduomq.actors import coordinator_aside, coordinator_log
+from dduomq.actors.actor import ask
 from dduomq.actors.coordinator import CoordinatorActor
 from dduomq.actors.coordinator_aside import SettingAside
+from dduomq.actors.coordinator_messages import FetchAside
+from dduomq.client import letter_admin
+from dduomq.client.client import connect
 from dduomq.errors import DeadLettersNotFound
 from dduomq.groups import records
 from tests.client.test_consuming import until
 from tests.delay.helpers import fail_write
-from tests.retry.helpers import Work, failing, kill, letters, one_machine, running, working
+from tests.retry.helpers import Work, failing, kill, letters, one_machine, place_of, read, running, working
 
 
 async def neighbour(node, group):
@@ -124,6 +130,103 @@ async def test_a_refusal_leaves_nothing_in_the_log_that_can_t_be_read(autojump_c
 
 def test_an_empty_set_of_marks_can_be_read():
     assert records.decode_marks(records.encode_marks(())) == ()
+
+
+async def test_who_reads_all_topics_does_not_read_dead_letters(autojump_clock):
+    """A pattern found the group's own topic of dead letters: each letter became another one, without end."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        await mq.send("t", "x")
+        async with (
+            connect("sim:6086", dial=machine.network.dial_client, rng=Random(5), wall_ms=machine.clock.wall_ms) as own,
+            own.consumer(pattern=".*", group="g", retry=[]) as consumer,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def handle(record):
+                work.seen.append((record.raw_value.decode(), record.attempt))
+                raise ValueError
+
+            nursery.start_soon(consumer.run, handle)
+            await trio.sleep(60)
+            nursery.cancel_scope.cancel()
+        assert work.tries_of("x") == [1]
+        assert len(await letters(mq)) == 1
+
+
+async def test_who_reads_all_topics_leaves_other_groups_their_retries(autojump_clock):
+    """A pattern found another group's retry topic: its records were done a second time, in the name of their origin."""
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        await mq.send("t", "x")
+        async with mq.consumer("t", group="h") as consumer:
+            (record,) = await consumer.pull(1)
+            await record.nack(delay=1)
+        await trio.sleep(5)
+        seen = []
+        async with mq.consumer(pattern=".*", group="g") as consumer:
+            with trio.move_on_after(30):
+                while True:
+                    seen += [(place_of(one), one.attempt) for one in await consumer.pull(10)]
+        assert seen == [(("t", 0, 0), 1)]
+
+
+async def test_every_second_dead_letter(autojump_clock, monkeypatch):
+    """So many gaps between those that were sent on that no letter could be sent on or taken away any more, ever."""
+    monkeypatch.setattr(coordinator_aside, "ASIDE_RANGES_MAX", 5)
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        for n in range(20):
+            await mq.send("t", str(n), headers={"even": str(n % 2)})
+        async with working(machine, work, failing(*map(str, range(20))), retry=[]):
+            await until(lambda: len(work.seen) == 20)
+            await trio.sleep(1)
+        assert await mq.admin.purge_dead_letters("g", filter="even = '0'") == 10
+        assert await mq.admin.purge_dead_letters("g") == 10
+        assert await letters(mq) == []
+
+
+async def test_a_record_that_holds_up_the_commits_may_always_step_aside(autojump_clock, monkeypatch):
+    """The group had set aside as much as it may, apart from the one record all commits waited for."""
+    monkeypatch.setattr(coordinator_aside, "ASIDE_RANGES_MAX", 5)
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        for n in range(20):
+            await mq.send("t", str(n))
+        async with mq.consumer("t", group="g") as consumer:
+            found = await consumer.pull(20)
+            for n in range(19, 0, -1):
+                if n % 2 or n > 10:
+                    await found[n].ack()
+                else:
+                    await found[n].reject("no")
+            with trio.fail_after(60):
+                await found[0].reject("no")
+
+
+@pytest.mark.parametrize(("key", "value"), [(3, 6 * 2**20), (7_500_000, 3)], ids=["value", "key"])
+async def test_what_is_too_large_to_come_again_does_not_come_without_its_value(autojump_clock, key, value):
+    """A value of 6 MiB came again as null, and was done; a key of 7 MiB held up every group of its coordinator."""
+    async with running() as (_, node, mq):
+        await mq.admin.create_topic("t", partitions=1, config={"max.message.bytes": str(8 * 2**20)})
+        other = await neighbour(node, "g")
+        await mq.send("t", "v" * value, key="k" * key)
+        await mq.send("t", "small")
+        async with mq.consumer("t", group="g") as consumer:
+            (large,) = await consumer.pull(1)
+            assert len(large.raw_value) == value
+            await large.nack(delay=1)
+            again = await consumer.pull(10) + await consumer.pull(10, timeout=30)
+            assert [record.raw_value for record in again] == [b"small"]
+        async with mq.consumer("t", group=other, auto_ack=False) as consumer:
+            found = await consumer.pull(1) + await consumer.pull(1)
+            await found[1].reject("no")
+        await trio.sleep(60)
+        assert len(await resting(mq, other)) == 1
+        (letter,) = await resting(mq)
+        assert letter.origin_offset == 0
 
 
 async def test_a_record_that_is_read_again_may_fail_again(autojump_clock):
@@ -239,6 +342,30 @@ async def test_only_the_newest_of_each_topic(autojump_clock):
         assert sorted(work.seen) == [("t", 2), ("u", 2)]
 
 
+async def test_a_state_larger_than_what_may_grow_is_not_written_anew_for_ever(autojump_clock, monkeypatch):
+    """Writing the state down counted as growth: when that alone was enough, it was written again at once, for ever."""
+    plain, times = coordinator_log.CoordinatorLog._rewrite, []
+
+    def rewrite(self):
+        times.append(trio.current_time())
+        assert len(times) < 100
+        plain(self)
+
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        for n in range(20):
+            await mq.send("t", str(n))
+        monkeypatch.setattr(SettingAside, "_target", lambda *_: None)
+        async with mq.consumer("t", group="g", auto_commit=False) as consumer:
+            for record in await consumer.pull(20):
+                await record.nack(error="x" * 1_000)
+            monkeypatch.setattr(coordinator_log, "GROUPS_REWRITE_BYTES", 10_000)
+            monkeypatch.setattr(coordinator_log.CoordinatorLog, "_rewrite", rewrite)
+            await consumer.commit()
+            await trio.sleep(10)
+        assert len(times) <= 2
+
+
 async def test_a_pull_that_ends_while_an_expired_record_is_buried(autojump_clock, monkeypatch):
     """The record was nobody's: neither handed out nor done, and no commit passed it."""
     plain = CoordinatorActor._on_set_aside
@@ -269,6 +396,77 @@ async def test_a_pull_that_ends_while_an_expired_record_is_buried(autojump_clock
         assert [letter.value for letter in await resting(mq)] == [b"old"]
 
 
+async def test_a_full_queue_holds_up_a_redrive_and_does_not_end_it(autojump_clock, monkeypatch):
+    """Letters were sent on faster than they could be copied: in the middle of them, that was an error."""
+    monkeypatch.setattr(coordinator_aside, "ASIDE_WAITING_MAX", 40)
+    monkeypatch.setattr(letter_admin, "ASIDE_OFFSETS_MAX", 20)
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        for n in range(200):
+            await mq.send("t", str(n))
+        async with working(machine, work, failing(*map(str, range(200))), retry=[]):
+            await until(lambda: len(work.seen) == 200)
+            await trio.sleep(1)
+        monkeypatch.setattr(coordinator_aside, "HANDOVER_RECORDS_MAX", 5)
+        assert await mq.admin.redrive("g") == 200
+        await trio.sleep(30)
+        assert len(await read(mq, "retry.g")) == 200
+
+
+async def test_another_group_s_dead_letter_is_tried_as_often_as_any_record(autojump_clock):
+    """The first failure of a record that was read from a topic of dead letters was not counted."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        await mq.send("t", "x")
+        async with mq.consumer("t", group="g") as consumer:
+            (record,) = await consumer.pull(1)
+            await record.reject("no")
+        await trio.sleep(5)
+        async with working(machine, work, failing("x"), "dlq.g", group="h", retry=[1, 1]):
+            await trio.sleep(60)
+        assert work.tries_of("x") == [1, 2, 3]
+
+
+async def test_a_group_that_was_deleted_stays_so(autojump_clock, monkeypatch):
+    """What was still to be copied brought the group back when the log was written anew and read again."""
+    async with one_machine() as machine:
+        async with running(machine) as (_, node, mq):
+            await mq.admin.create_topic("t", partitions=1)
+            await mq.send("t", "x")
+            other = await neighbour(node, "g")
+            monkeypatch.setattr(SettingAside, "_target", lambda *_: None)
+            async with mq.consumer("t", group="g", auto_commit=False, auto_ack=False) as consumer:
+                (record,) = await consumer.pull(1)
+                await record.nack(delay=1_000)
+            await mq.admin.delete_group("g")
+            monkeypatch.setattr(coordinator_log, "GROUPS_REWRITE_BYTES", 0)
+            async with mq.consumer("t", group=other) as consumer:
+                await consumer.pull(1)
+            await trio.sleep(1)
+            monkeypatch.setattr(coordinator_log, "GROUPS_REWRITE_BYTES", 2**30)
+            before = sorted(group.name for group in await mq.admin.list_groups())
+            kill(machine)
+        async with running(machine) as (_, _, mq):
+            assert sorted(group.name for group in await mq.admin.list_groups()) == before == [other]
+
+
+async def test_marks_of_a_deleted_topic_are_forgotten(autojump_clock):
+    """Each topic that came and went left something behind in the group, for ever."""
+    async with running() as (_, node, mq):
+        async with mq.consumer("t", group="g", auto_ack=False, auto_commit=False) as consumer:
+            await mq.send("t", "x")
+            (record,) = await consumer.pull(1)
+            await record.reject("no")
+            await trio.sleep(5)
+        async with mq.consumer("other", group="g"):
+            await mq.admin.delete_topic("t")
+            await trio.sleep(1_300)
+            mailbox = await node.services.groups.coordinator("g")
+            assert await ask(mailbox, lambda reply: FetchAside(group="g", reply=reply)) == {}
+
+
 async def test_the_time_to_live_of_a_topic_that_comes_by_another_way(autojump_clock):
     """A member that has only partitions of the retry topic did not know how long the records were worth the work."""
     first, second = Work(), Work()
@@ -285,3 +483,21 @@ async def test_the_time_to_live_of_a_topic_that_comes_by_another_way(autojump_cl
             await trio.sleep(5)
             await trio.sleep(60)
         assert sorted(first.seen + second.seen) == [("0", 1), ("1", 1), ("2", 1)]
+
+
+async def test_a_copy_whose_retry_topic_is_gone_says_where_it_was_first_stored(autojump_clock):
+    """It became a dead letter of a delayed message, with headers of both places, and only the wrong one was shown."""
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        await mq.send("t", "x")
+        async with mq.consumer("t", group="g") as consumer:
+            (record,) = await consumer.pull(1)
+            await record.nack(delay=20)
+        await trio.sleep(5)
+        await mq.admin.delete_topic("retry.g")
+        await trio.sleep(60)
+        (letter,) = await resting(mq, "__delayed")
+        assert (letter.origin_topic, letter.origin_partition, letter.origin_offset) == ("t", 0, 0)
+        assert await mq.admin.redrive("__delayed") == 1
+        await trio.sleep(5)
+        assert [record.raw_value for record in await read(mq, "t")] == [b"x", b"x"]
