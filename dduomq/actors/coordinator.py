@@ -381,6 +381,7 @@ class CoordinatorActor(Actor):
             return
         oldest = self._table.wall_ms() - OFFSET_RETENTION_MS
         for group in list(self._table.groups.values()):
+            self._forget_marks(group)
             if group.member_count or group.on_their_way:
                 continue
             newest = max((held.commit_ms for held in group.offsets.values()), default=group.changed_ms)
@@ -398,6 +399,14 @@ class CoordinatorActor(Actor):
     def _has_letters(self, group: Group) -> bool:
         """Which of its dead letters have been sent on must be known as long as they are there."""
         return any(self._world.routes.name_of(place[0]) is not None for place in group.aside)
+
+    def _forget_marks(self, group: Group) -> None:
+        """Those of topics that are no more: none has their id again."""
+        gone = [place for place in group.aside if self._world.routes.name_of(place[0]) is None]
+        for place in gone:
+            del group.aside[place]
+        if gone:
+            self._log.store([(MarksKey(group.name, place), None) for place in gone], self._noted)
 
     def _noted(self, result: Acked | DduomqError) -> None:
         """What has gone from the state at once must go from the log, too."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count, takewhile
 
+import attrs
+
 from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.coordinator_log import Entry
 from dduomq.actors.coordinator_messages import BeenSetAside, FetchAside, HandedOver, SetAside, ToBeAside
@@ -27,11 +29,12 @@ from dduomq.groups import letters, records
 from dduomq.groups.aside import ORIGIN, Copy, Outbox, fresh
 from dduomq.groups.letters import Source
 from dduomq.groups.queue import Dead
-from dduomq.groups.records import AsideKey, AsideRecord, HandedKey, MarksKey, Place
-from dduomq.ids import DEAD
+from dduomq.groups.records import AsideKey, AsideRecord, GroupKey, HandedKey, MarksKey, Place
+from dduomq.ids import DEAD, RETRY
 from dduomq.limits import ASIDE_RANGES_MAX, ASIDE_WAITING_MAX, HANDOVER_BYTES_MAX, HANDOVER_RECORDS_MAX, MIB
 from dduomq.wire.batch import HANDOVER_IDS
-from dduomq.wire.ranges import flat_of
+from dduomq.wire.origin import HEADERS
+from dduomq.wire.ranges import Ranges, flat_of
 from dduomq.wire.records import StoredRecord, size_of
 
 AGAIN_S, AGAIN_S_MAX = 0.2, 5.0
@@ -42,8 +45,8 @@ SERIALS = count(1)
 class SettingAside:
     """`number` is the coordinator's among all; `fail(error)`: its log can't be written, and all must be read anew."""
 
-    __slots__ = ("_fail", "_is_busy", "_mailbox", "_number", "_retry_at", "_serial", "_table", "_then", "_tries",
-                 "outbox", "reader")  # fmt: skip
+    __slots__ = ("_fail", "_is_busy", "_limit", "_mailbox", "_number", "_retry_at", "_serial", "_table", "_then",
+                 "_tries", "outbox", "reader")  # fmt: skip
 
     def __init__(self, mailbox: Mailbox, number: int, table: GroupTable, fail: Callable[[DduomqError], None]) -> None:
         self._mailbox = mailbox
@@ -61,6 +64,7 @@ class SettingAside:
         self._is_busy = False
         self._serial = 0
         self._tries = 0
+        self._limit = HANDOVER_RECORDS_MAX  # so many are looked for at once
         self._retry_at = 0.0
         self._then: Callable[[], None] | None = None
 
@@ -69,6 +73,8 @@ class SettingAside:
     def apply(self, key: AsideKey | MarksKey | HandedKey, value: bytes | None) -> None:
         """What a record says is so."""
         if value is None:
+            if isinstance(key, MarksKey) and key.group in self._table.groups:
+                self._table.groups[key.group].aside.pop(key.place, None)
             return
         if isinstance(key, HandedKey):
             self.outbox.hand(records.decode_handed(value))
@@ -93,9 +99,12 @@ class SettingAside:
     def everything(self) -> list[Entry]:
         """What is open, to be written anew."""
         entries: list[Entry] = [(HandedKey(), records.encode_handed(self.outbox.handed))]
+        gone = dict[str, None]()
         for group, place, record in self.outbox.records():
             entries.append((AsideKey(group, place, record.number), records.encode_aside(record)))
-        return entries
+            if group not in self._table.groups:
+                gone[group] = None
+        return [*entries, *((GroupKey(name), None) for name in gone)]
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -151,8 +160,8 @@ class SettingAside:
             raise RecordSettled(
                 f"offset {min(part.offsets)} is committed already ({committed.offset}): it is done with"
             )
-        marks = group.marks(part.place)
-        if len(marks) >= ASIDE_RANGES_MAX:
+        marks = group.aside.get(part.place, Ranges())
+        if len(marks) >= ASIDE_RANGES_MAX and not _has_room(marks, part.offsets):
             raise Overloaded(f"{ASIDE_RANGES_MAX} records of this partition are set aside: commit what is done")
         if len(self.outbox) >= ASIDE_WAITING_MAX:
             raise Overloaded(f"{ASIDE_WAITING_MAX} records wait to be brought where they belong; try again later")
@@ -203,11 +212,12 @@ class SettingAside:
         if self._is_busy or not self.outbox or not self._table.log.is_loaded or self._table.now() < self._retry_at:
             return
         self._is_busy = True
-        copies = self.outbox.head(HANDOVER_RECORDS_MAX)
+        copies = self.outbox.head(self._limit)
         self._table.log.store([], partial(self._read, copies))  # what they rest on is stored, or they are not there
 
     def _read(self, copies: list[Copy], result: Acked | DduomqError) -> None:
         if isinstance(result, DduomqError):
+            self._again()
             return
         route = self._route(copies[0].place)
         if route is None and self._table.world.routes.is_closed:
@@ -237,10 +247,13 @@ class SettingAside:
         known = list(takewhile(lambda copy: copy.offset in passed, copies))
         here = list(takewhile(lambda copy: copy.offset in found, known))
         if here:
-            source = Source(route.record.name, here[0].place[1], route.record.kind)
+            is_ours = route.record.group == here[0].group
+            source = Source(route.record.name, here[0].place[1], route.record.kind if is_ours else "")
             self._park(source, [(copy, found[copy.offset]) for copy in here])
         elif known:
             self._pass(list(takewhile(lambda copy: copy.offset not in found, known)), "it is not in its log any more")
+        elif passed:  # what lies before the first one is more than is read at once
+            self._is_busy, self._limit = False, 1
         else:
             self._again()
 
@@ -281,7 +294,7 @@ class SettingAside:
 
     def _target(self, source: Source, copy: Copy, record: StoredRecord) -> Target | None:
         """Where the copy goes; None until there is such a topic. Whose origin is gone becomes a dead letter again."""
-        topics, to = self._table.world.topics, copy.record.to
+        topics, to = self._table.world.topics, _way(copy, record)
         partition = source.partition
         if to == ORIGIN:
             came = letters.origin_of(record, source)
@@ -298,15 +311,18 @@ class SettingAside:
     def _message(self, source: Source, target: Target, copy: Copy, record: StoredRecord) -> Parked:
         said = copy.record
         origin = handover.origin_of(HANDOVER_IDS + self._number, copy.number)
-        value, to, reason = record.value, said.to, said.reason
+        key, value, to, reason = record.key, record.value, _way(copy, record), said.reason
         if to == ORIGIN and self._table.world.routes.table[target.topic].record.kind:
             to, reason = DEAD, "the topic that it came from has been deleted"
         if to == ORIGIN:
             headers = letters.plain_headers(record, source)
         else:
-            if len(value or b"") > COPY_BYTES_MAX:
-                reason = f"its value of {len(value or b'')} bytes is left where it was first stored; {reason}"
+            if size_of(key, value, record.headers) > COPY_BYTES_MAX:
+                reason = f"too large to be copied whole: its value of {len(value or b'')} bytes is left where it was"
                 value = None
+            if size_of(key, None, record.headers) > COPY_BYTES_MAX:
+                reason, key = f"{reason}, and its key and headers", None
+                record = attrs.evolve(record, headers=[one for one in record.headers if one[0] in HEADERS])
             headers = letters.copy_headers(
                 record,
                 source,
@@ -317,7 +333,7 @@ class SettingAside:
                 reason=reason,
                 tries=said.tries,
             )
-        return Parked(said.due_ms, NEW, -1, target, origin, record.key, value, headers)
+        return Parked(said.due_ms, NEW, -1, target, origin, key, value, headers)
 
     def handed_over(self, message: HandedOver) -> None:
         if message.serial != self._serial:
@@ -338,6 +354,23 @@ class SettingAside:
                 self._fail(result)
                 return
             self._is_busy, self._tries, self._retry_at = False, 0, 0.0
+            self._limit = HANDOVER_RECORDS_MAX
             self.outbox.hand(number)
 
         self._table.log.store([(HandedKey(), records.encode_handed(number))], stored)
+
+
+def _has_room(marks: Ranges, offsets: tuple[int, ...]) -> bool:
+    """Whether a set that is full may take these: they fill gaps, or hold up the commits that would make it smaller."""
+    if max(offsets) < next(iter(marks)):
+        return True
+    after = Ranges(marks.flat)
+    for offset in offsets:
+        after.add(offset, offset)
+    return len(after) <= len(marks)
+
+
+def _way(copy: Copy, record: StoredRecord) -> str:
+    """Where the copy is to go: what is too large to come again is a dead letter, or it would come without its value."""
+    is_small = copy.record.to != RETRY or size_of(record.key, record.value, record.headers) <= COPY_BYTES_MAX
+    return copy.record.to if is_small else DEAD

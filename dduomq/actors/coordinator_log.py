@@ -62,7 +62,7 @@ class CoordinatorLog(Journal[Entry]):
             if isinstance(result, Acked):
                 firsts.append(result.base_offset)
             if not left:
-                self._rewriting = False
+                self._rewriting, self._rewritten_at = False, self.size_bytes  # what was written for that is no growth
                 if len(firsts) == len(parts):
                     self.purge(firsts[0])
 

@@ -396,4 +396,6 @@ class RoutesCatalog:
         return None if route is None else Assignable(route.record.topic_id, name, len(route.partitions))
 
     def names(self) -> Iterable[str]:
-        return (name for name in self._routes.table if not name.startswith("__"))
+        """Those that a pattern may find: what the broker keeps for itself, or for a group, it does not."""
+        routes = self._routes.table.items()
+        return (name for name, route in routes if not (name.startswith("__") or route.record.kind))

@@ -225,8 +225,8 @@ class Feed:
         if self._shown is not None:
             records = [shown for record in records if (shown := self._shown(record)) is not None]
         if self._options.latest_only:
-            newest = {record.key: record for record in records if record.key is not None}
-            records = [record for record in records if record.key is None or newest[record.key] is record]
+            newest = {(record.topic, record.key): record for record in records}
+            records = [record for record in records if record.key is None or newest[record.topic, record.key] is record]
         return records
 
     async def wait(self) -> None:

@@ -75,6 +75,7 @@ class Consumer:
         self._told = anyio.Event()
         self._calling = anyio.Lock()
         self._next_at = 0.0
+        self._expired: GroupRecord | None = None  # it is to be set aside; whoever began that was called off
 
     def bind(self, feed: Feed, life: Life) -> None:
         """What it works with; called once."""
@@ -176,6 +177,8 @@ class Consumer:
         """The next record that is here and still worth the work."""
         ttls = self._feed.ttls
         while True:
+            if self._expired is not None:
+                await self._bury(self._expired)
             record: GroupRecord | None = self._feed.next()  # type: ignore[assignment]  # the feed's are GroupRecords
             if record is None or not (record.headers or ttls):
                 return record
@@ -183,10 +186,15 @@ class Consumer:
             if not ttl.has_run_out(record, self._options.wall_ms()):
                 return record
             if ttl.is_dead and self._options.can_set_aside:
-                await record.reject(RUN_OUT)
+                self._expired = record
             else:
                 record.done()
-            await self.tell(Expired(record))
+                await self.tell(Expired(record))
+
+    async def _bury(self, record: GroupRecord) -> None:
+        await record.reject(RUN_OUT)
+        self._expired = None
+        await self.tell(Expired(record))
 
     # --- its place ----------------------------------------------------------------------------------
 

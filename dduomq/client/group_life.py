@@ -5,6 +5,7 @@ only when the work on it has ended (or its time has run out) and is committed; a
 the member owns what it commits.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -33,7 +34,9 @@ from dduomq.errors import (
     DduomqError,
     NetworkError,
     NotOwner,
+    OffsetOutOfRange,
     OutcomeUnknown,
+    RecordSettled,
     StaleMemberEpoch,
     UnknownTopicOrPartition,
     from_code,
@@ -52,6 +55,7 @@ from dduomq.wire.native_groups import (
 from dduomq.wire.native_letters import AsidePart, SetAside, SetAsideAnswer
 from dduomq.wire.ranges import Ranges
 
+LOG = logging.getLogger("dduomq")
 T = TypeVar("T")
 Tell: TypeAlias = Callable[[Event], Awaitable[None]]
 GRACE_MS = 5_000
@@ -101,9 +105,7 @@ class GroupLife:
         self._heard_at = 0.0
         self._incarnation = 0  # counts how often all was lost
         self._beginning: dict[Place, object] = {}  # partitions that are ours and not read yet, with whose turn it is
-        self._elsewhere: dict[
-            tuple[str, int], Ranges
-        ] = {}  # records of partitions to come that the group has set aside
+        self._elsewhere: dict[Place, Ranges] = {}  # what the group has set aside of partitions that begin
         self._is_leaving = False
         self.joined = anyio.Event()
 
@@ -207,8 +209,12 @@ class GroupLife:
         topics = tuple(sorted({topic for _, topic, _ in places}))
         found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
         committed = {(part.topic, part.partition): part.offset for part in found.offsets}
-        self._elsewhere.update({(part.topic, part.partition): Ranges(part.ranges) for part in found.aside})
+        aside = {(part.topic, part.partition): Ranges(part.ranges) for part in found.aside}
+        self._elsewhere.update({place: aside[place[1:]] for place in places if place[1:] in aside})
         await self._learn_lifetimes(topics)
+        named = self._options.said.topics
+        if named and any(self._membership.is_retry(topic_id) for topic_id, _, _ in places):  # it brings theirs
+            await self._learn_lifetimes(named)
         starts: dict[Place, tuple[int, bool]] = {}
         for place in places:
             offset = committed.get(place[1:])
@@ -248,7 +254,7 @@ class GroupLife:
                 self._feed.remove(before)
             part = Part(
                 topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed,
-                is_retry=self._membership.is_retry(topic_id), aside=self._elsewhere.pop((topic, partition), None),
+                is_retry=self._membership.is_retry(topic_id), aside=self._elsewhere.pop(place, None),
                 ladder=self._options.ladder, set_aside=self._set_aside,
             )  # fmt: skip
             self._feed.add(part)
@@ -414,6 +420,14 @@ class GroupLife:
                 return True
             if isinstance(error, (*OUT, NotOwner)):
                 return False
+            if isinstance(error, RecordSettled):
+                if not part.is_rewound:  # an earlier try of ours has reached the broker
+                    return True
+                await self._commit_once([part])  # it knows only then that this is to be done once more
+                continue
+            if isinstance(error, OffsetOutOfRange):
+                LOG.error("%r can't step aside: %s", failed.record, error.message)
+                return True
             if not error.retriable and not isinstance(error, NetworkError | OutcomeUnknown):
                 raise error
             await anyio.sleep(AGAIN_S)

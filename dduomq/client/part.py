@@ -127,9 +127,14 @@ class Failed:
 
 def said(error: str | BaseException | None) -> str:
     """What a person should know of it."""
-    if isinstance(error, BaseException):
-        return f"{type(error).__name__}: {error}"
-    return error or ""
+    if not isinstance(error, BaseException):
+        text = error or ""
+    else:
+        try:
+            text = f"{type(error).__name__}: {error}"
+        except Exception:  # the user's class, whose error must not hide what it is about
+            text = f"{type(error).__name__}, which can't be shown"
+    return text.encode(errors="replace").decode()
 
 
 class Part:

@@ -7,7 +7,7 @@ from typing import TypeVar
 import anyio
 
 from dduomq.client.consumer import Ask
-from dduomq.errors import CoordinatorLoading, CoordinatorNotAvailable, WheelNotAvailable
+from dduomq.errors import CoordinatorLoading, CoordinatorNotAvailable, Overloaded, WheelNotAvailable
 from dduomq.wire import native
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ class Patient:
             while True:
                 try:
                     plain, _ = await self._ask(body, timeout_ms)
-                except (CoordinatorLoading, CoordinatorNotAvailable, WheelNotAvailable):
+                except (CoordinatorLoading, CoordinatorNotAvailable, Overloaded, WheelNotAvailable):
                     await anyio.sleep(AGAIN_S)
                 else:
                     return native.from_plain(answer, plain)

@@ -34,10 +34,12 @@ def _said_once(message: Parked) -> Headers:
 
 def buried(message: Parked, to: Target, reason: str) -> Parked:
     """The dead letter: it says where it was to go, and why it did not."""
-    headers = [
-        *(message.headers if message.is_handed_over else _said_once(message)),
-        (ORIGIN_TOPIC_HEADER, message.target.topic.encode()),
-        (ORIGIN_PARTITION_HEADER, str(message.target.partition).encode()),
-        (REASON_HEADER, reason[:REASON_CHARACTERS_MAX].encode()),
-    ]
+    if message.is_handed_over:
+        headers = [one for one in message.headers if one[0] != REASON_HEADER]
+    else:
+        headers = list(_said_once(message))
+    if not (message.is_handed_over and any(name == ORIGIN_TOPIC_HEADER for name, _ in headers)):
+        headers.append((ORIGIN_TOPIC_HEADER, message.target.topic.encode()))
+        headers.append((ORIGIN_PARTITION_HEADER, str(message.target.partition).encode()))
+    headers.append((REASON_HEADER, reason[:REASON_CHARACTERS_MAX].encode()))
     return Parked(message.due_ms, NEW, -1, to, NO_ORIGIN, message.key, message.value, headers)

@@ -321,7 +321,7 @@ def encode_marks(ranges: Iterable[int]) -> bytes:
 
 
 def decode_marks(data: bytes) -> tuple[int, ...]:
-    return tuple(_versioned(data))
+    return tuple(_versioned(data, least=1))
 
 
 def encode_handed(number: int) -> bytes:
@@ -393,18 +393,18 @@ def decode_queued(data: bytes) -> list[SpanRecord]:
     return [SpanRecord(*span[:6]) for span in _versioned(data)[0]]
 
 
-def _array(data: bytes) -> list[Any]:
+def _array(data: bytes, least: int = 2) -> list[Any]:
     try:
         value = cbor2.loads(data)
     except Exception as error:  # cbor2 raises many kinds on damaged bytes; all mean the same here
         raise CorruptMessage(f"a group record is not CBOR: {type(error).__name__}") from None
-    if not isinstance(value, list) or len(value) < 2:
-        raise CorruptMessage("a group record must be a CBOR array")
+    if not isinstance(value, list) or len(value) < least:
+        raise CorruptMessage(f"a group record must be a CBOR array of {least} or more")
     return value
 
 
-def _versioned(data: bytes) -> list[Any]:
-    version, *fields = _array(data)
+def _versioned(data: bytes, least: int = 2) -> list[Any]:
+    version, *fields = _array(data, least)
     if version > VERSION:
         raise UnsupportedVersion(f"a group record has version {version}, written by a newer dduomq")
     return fields

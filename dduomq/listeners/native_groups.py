@@ -65,15 +65,17 @@ async def _heartbeat(services: Services, context: Context, body: wire.GroupHeart
         return GroupBeat(group=body.group, beat=beat, wait_ms=body.wait_ms, reply=reply)
 
     beaten = await ask(mailbox, make)
-    assignment = None if beaten.assignment is None else _assigned(services, beaten.assignment)
+    assignment = None if beaten.assignment is None else _assigned(services, beaten.assignment, body.group)
     return wire.GroupHeartbeatAnswer(beaten.epoch, beaten.interval_ms, assignment)
 
 
-def _assigned(services: Services, places: frozenset[Place]) -> tuple[wire.AssignedPart, ...]:
-    """By topic; what belongs to a topic that is no more is left out."""
+def _assigned(services: Services, places: frozenset[Place], group: str) -> tuple[wire.AssignedPart, ...]:
+    """By topic; what belongs to a topic that is no more is left out. Another group's retry topic is like any other."""
     table, names = services.routes.table, services.routes.name_of
     return tuple(
-        wire.AssignedPart(topic_id, name, tuple(partitions), table[name].record.kind)
+        wire.AssignedPart(
+            topic_id, name, tuple(partitions), table[name].record.kind if table[name].record.group == group else ""
+        )
         for topic_id, partitions in encode_places(places)
         if (name := names(topic_id)) is not None
     )
@@ -200,19 +202,19 @@ async def _describe(services: Services, context: Context, body: wire.DescribeGro
 
     found = await ask(mailbox, make)
     members = [_classic_member(services, found, member, metadata) for member, metadata in found.members]
-    members += [_member(services, member) for member in found.consumers]
+    members += [_member(services, member, body.group) for member in found.consumers]
     overview = found.overview
     return wire.GroupDescription(
         overview.name, overview.kind, overview.state, found.generation, found.protocol, tuple(members), found.version
     )
 
 
-def _member(services: Services, member: ConsumerDescription) -> wire.GroupMember:
+def _member(services: Services, member: ConsumerDescription, group: str) -> wire.GroupMember:
     said, current = member.said, member.current
     topics = said.topics if said.pattern is None else (*said.topics, f"/{said.pattern}/")
     return wire.GroupMember(
         member.member_id, said.instance_id, said.client_id, said.host, said.zone, current.epoch, current.state, topics,
-        _assigned(services, current.assigned),
+        _assigned(services, current.assigned, group),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import trio
 
 from dduomq.actors.actor import Reply
 from dduomq.actors.journal import Journal
+from dduomq.actors.wheel_cleaning import WheelCleaning
 from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import FindDelayed
 from dduomq.delay.records import Parked, Target
@@ -446,3 +447,36 @@ async def test_two_that_replace_a_schedule_at_once_leave_one(autojump_clock):
         await mq.admin.delete_schedule("beat")
         await trio.sleep(100)
         assert await values(mq) == []
+
+
+async def test_arrived_while_its_record_is_moved_comes_once(autojump_clock, monkeypatch):
+    """The log is cleaned while a batch is on its way; it arrives before its `fired` record is in the log again. What
+    is left of its messages in the log went out once more after a restart."""
+    clean_often(monkeypatch, 2_000, 500)
+    sent, move, held = WheelFiring.sent, WheelCleaning._move, []
+    monkeypatch.setattr(WheelFiring, "sent", lambda self, message: held.append((self, message)))
+
+    def moving(self, found, next_offset, size):
+        move(self, found, next_offset, size)
+        if held and size:
+            monkeypatch.setattr(WheelFiring, "sent", sent)
+            for firing, message in held:
+                sent(firing, message)
+            held.clear()
+
+    async with one_machine() as machine:
+        async with running(machine) as (_, _, mq):
+            await mq.admin.create_topic("t", partitions=1)
+            for n in range(9):
+                await mq.send("t", f"{n}" * 50, delay=5)
+            await trio.sleep(6)
+            monkeypatch.setattr(WheelCleaning, "_move", moving)
+            for n in range(100):
+                if held:
+                    await mq.send("t", f"{n} late", delay=1_000)
+            await trio.sleep(2)
+            assert not held
+            kill(machine)
+        async with running(machine) as (_, _, mq):
+            await trio.sleep(10)
+            assert await values(mq) == [f"{n}" * 50 for n in range(9)]
