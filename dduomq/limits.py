@@ -96,7 +96,8 @@ GROUPS_REWRITE_BYTES = 64 * MIB  # when a coordinator's log has grown by so much
 # records that a group sets aside
 ASIDE_OFFSETS_MAX = 500  # of one request
 ASIDE_RANGES_MAX = 10_000  # that one group has of one partition behind what it has committed
-ASIDE_WAITING_MAX = 100_000  # records of one coordinator that are to be copied
+ASIDE_LANES = 64  # of one coordinator: what can't be copied just now holds up its lane
+ASIDE_WAITING_MAX = 20_000  # records of one lane that are to be copied
 ASIDE_TEXT_CHARACTERS_MAX = 1_000  # of an error or a reason
 HANDOVER_RECORDS_MAX = 500  # copied at once
 HANDOVER_BYTES_MAX = 4 * MIB

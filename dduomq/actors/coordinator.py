@@ -47,6 +47,7 @@ from dduomq.actors.alarms import Alarm
 from dduomq.actors.coordinator_aside import SettingAside
 from dduomq.actors.coordinator_classic import ClassicMembers
 from dduomq.actors.coordinator_consumer import ConsumerMembers
+from dduomq.actors.coordinator_handover import Handover
 from dduomq.actors.coordinator_log import CoordinatorLog
 from dduomq.actors.coordinator_messages import (
     Commit,
@@ -115,8 +116,8 @@ class CoordinatorActor(Actor):
     """Answers for the groups of one partition of `__groups`."""
 
     __slots__ = (
-        "_alarm_at", "_aside", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_offsets", "_queues",
-        "_share", "_table", "_world",
+        "_alarm_at", "_aside", "_classic", "_consumer", "_expire_at", "_failure", "_handover", "_log", "_offsets",
+        "_queues", "_share", "_table", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Join: "_on_join",
@@ -160,7 +161,8 @@ class CoordinatorActor(Actor):
             lambda: [*(group.everything() for group in self._table.groups.values()), self._aside.everything()],
         )  # fmt: skip
         self._table = GroupTable(mailbox.name, self._log, world)
-        self._aside = SettingAside(mailbox, number, self._table, self._on_failure)
+        self._handover = Handover(mailbox, number, self._table, self._on_failure)
+        self._aside = SettingAside(self._table, self._handover, self._on_failure)
         self._consumer = ConsumerMembers(self._table, self._on_failure)
         self._offsets = Offsets(self._table, self._consumer)
         upgraded = UpgradedMembers(self._table, lambda group, then: self._consumer.settle(group, [], then))
@@ -192,13 +194,13 @@ class CoordinatorActor(Actor):
         self._log.stored(message)
 
     def _on_piece_found(self, message: PieceFound) -> None:
-        self._aside.reader.found(message)
+        self._handover.reader.found(message)
 
     def _on_piece_read(self, message: PieceRead) -> None:
-        self._aside.reader.read_done(message)
+        self._handover.reader.read_done(message)
 
     def _on_handed_over(self, message: HandedOver) -> None:
-        self._aside.handed_over(message)
+        self._handover.handed_over(message)
 
     def _apply(self, key: Key, value: bytes | None) -> None:
         """What a record says is so."""
@@ -249,7 +251,7 @@ class CoordinatorActor(Actor):
         ended = CoordinatorNotAvailable(f"{self.mailbox.name} reads its log anew")
         self._refuse_all(ended)
         self._table.clear()
-        self._aside.reader.reset(ended)
+        self._handover.reader.reset(ended)
         self._aside.reset()
         self._log.restart(ended)
         self._failure = None
@@ -379,13 +381,13 @@ class CoordinatorActor(Actor):
         """Forget groups that nobody has used for long, and offsets of topics that are no more."""
         if not self._log.is_loaded:
             return
+        self._aside.forget_deleted(self._noted)
         oldest = self._table.wall_ms() - OFFSET_RETENTION_MS
         for group in list(self._table.groups.values()):
-            self._forget_marks(group)
             if group.member_count or group.on_their_way:
                 continue
             newest = max((held.commit_ms for held in group.offsets.values()), default=group.changed_ms)
-            if max(newest, group.changed_ms) < oldest and not self._has_letters(group):
+            if max(newest, group.changed_ms) < oldest:
                 self._log.store(group.tombstones(), self._noted)
                 self._table.forget(group)
                 continue
@@ -396,25 +398,13 @@ class CoordinatorActor(Actor):
             if gone:
                 self._queues.forget(group, gone)
 
-    def _has_letters(self, group: Group) -> bool:
-        """Which of its dead letters have been sent on must be known as long as they are there."""
-        return any(self._world.routes.name_of(place[0]) is not None for place in group.aside)
-
-    def _forget_marks(self, group: Group) -> None:
-        """Those of topics that are no more: none has their id again."""
-        gone = [place for place in group.aside if self._world.routes.name_of(place[0]) is None]
-        for place in gone:
-            del group.aside[place]
-        if gone:
-            self._log.store([(MarksKey(group.name, place), None) for place in gone], self._noted)
-
     def _noted(self, result: Acked | DduomqError) -> None:
         """What has gone from the state at once must go from the log, too."""
         if isinstance(result, DduomqError):
             self._on_failure(result)
 
     def _set_alarm(self) -> None:
-        at = min(self._table.first_due(), self._expire_at, self._log.retry_at, self._aside.next_at())
+        at = min(self._table.first_due(), self._expire_at, self._log.retry_at, self._handover.next_at())
         if at < self._alarm_at:
             self._alarm_at = at
             self._world.alarms.wake(self.mailbox, at)
@@ -424,7 +414,7 @@ class CoordinatorActor(Actor):
     def after_drain(self) -> None:
         if self._failure is not None:
             self._read_anew()
-        self._aside.go()
+        self._handover.go()
         self._log.flush()
         self._set_alarm()
 
@@ -446,4 +436,4 @@ class CoordinatorActor(Actor):
 
     async def quiesce(self) -> None:
         await self._log.quiesce()
-        await self._aside.reader.quiesce()
+        await self._handover.reader.quiesce()

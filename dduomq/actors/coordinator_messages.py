@@ -83,7 +83,7 @@ class FetchOffsets(Message):
 
 @attrs.frozen
 class ToBeAside:
-    """Records of one place; `to`: see `dduomq.groups.aside`. `due_ms`: wall clock."""
+    """Records of one place; `to`: see `dduomq.groups.aside`. `due_ms`: wall clock. `is_foreign`: for another member."""
 
     place: Place
     offsets: tuple[int, ...]
@@ -91,6 +91,7 @@ class ToBeAside:
     due_ms: int
     error: str = ""
     reason: str = ""
+    is_foreign: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -85,7 +85,10 @@ def _why(letter: "DeadLetter") -> str:
 
 
 def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000).astimezone().isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(at_ms / 1000).astimezone().isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # a producer may say any time
+        return f"{at_ms} ms"
 
 
 def _as_json(letter: "DeadLetter") -> dict[str, Any]:

@@ -88,6 +88,7 @@ async def consuming(
                 wall_ms=wall_ms, auto_ack=settings.auto_ack, max_in_flight=settings.max_in_flight, rate=settings.rate,
                 on_assign=settings.on_assign, on_revoke=settings.on_revoke, on_lost=settings.on_lost,
                 can_set_aside=settings.mode == "cluster" and settings.retry is not None,
+                topics=None if settings.pattern is not None else frozenset(settings.topics),
             )
         )  # fmt: skip
         feed = Feed(

@@ -128,7 +128,7 @@ class Feed:
             options.credits,
             options.max_bytes,
             options.isolation,
-            filter=options.filter,
+            filter=None if part.is_retry else options.filter,  # what comes again has matched once
             topic_id=part.topic_id,
         )
         try:

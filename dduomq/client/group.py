@@ -23,7 +23,7 @@ from dduomq.client.expiry import FOREVER, RUN_OUT
 from dduomq.client.feed import Feed
 from dduomq.client.group_events import Assigned, Event, Expired, Lost, Revoked, Skipped
 from dduomq.client.handlers import Handler, HandlerOptions, OnFailure, Ordered, run_handlers
-from dduomq.client.part import GroupRecord, Part, TopicPartition
+from dduomq.client.part import GroupRecord, Part, ReturnedRecord, TopicPartition
 from dduomq.errors import DduomqError, NetworkError
 
 CLOSE_S = 5.0
@@ -50,7 +50,9 @@ class Life(Protocol):
 
 @attrs.frozen(kw_only=True)
 class ConsumerOptions:
-    """`rate` in records a second; `max_in_flight`: how many records may be worked on at once."""
+    """`rate` in records a second; `max_in_flight`: how many records may be worked on at once. `topics`: that it reads,
+    None: by a pattern, so nobody knows.
+    """
 
     wall_ms: Callable[[], int]
     auto_ack: bool = True
@@ -60,6 +62,7 @@ class ConsumerOptions:
     on_revoke: Callback | None = None
     on_lost: Callback | None = None
     can_set_aside: bool = False
+    topics: frozenset[str] | None = None
 
 
 class Consumer:
@@ -75,7 +78,7 @@ class Consumer:
         self._told = anyio.Event()
         self._calling = anyio.Lock()
         self._next_at = 0.0
-        self._expired: GroupRecord | None = None  # it is to be set aside; whoever began that was called off
+        self._away: GroupRecord | None = None  # one that is to be set aside before anything else is handed out
 
     def bind(self, feed: Feed, life: Life) -> None:
         """What it works with; called once."""
@@ -177,24 +180,35 @@ class Consumer:
         """The next record that is here and still worth the work."""
         ttls = self._feed.ttls
         while True:
-            if self._expired is not None:
-                await self._bury(self._expired)
+            if self._away is not None:
+                await self._send_away(self._away)
             record: GroupRecord | None = self._feed.next()  # type: ignore[assignment]  # the feed's are GroupRecords
+            if isinstance(record, ReturnedRecord) and not self._is_read(record.topic):
+                self._away = record
+                continue
             if record is None or not (record.headers or ttls):
                 return record
             ttl = ttls.get(record.topic, FOREVER)
             if not ttl.has_run_out(record, self._options.wall_ms()):
                 return record
             if ttl.is_dead and self._options.can_set_aside:
-                self._expired = record
+                self._away = record
             else:
                 record.done()
                 await self.tell(Expired(record))
 
-    async def _bury(self, record: GroupRecord) -> None:
-        await record.reject(RUN_OUT)
-        self._expired = None
-        await self.tell(Expired(record))
+    def _is_read(self, topic: str) -> bool:
+        """Whether records of that topic are for us; where a pattern says so, nobody here can tell."""
+        return self._options.topics is None or topic in self._options.topics
+
+    async def _send_away(self, record: GroupRecord) -> None:
+        """It is not handed out: what comes again is for another member, what is too old is dead."""
+        if isinstance(record, ReturnedRecord) and not self._is_read(record.topic):
+            await record.pass_on()
+        else:
+            await record.reject(RUN_OUT)
+            await self.tell(Expired(record))
+        self._away = None
 
     # --- its place ----------------------------------------------------------------------------------
 

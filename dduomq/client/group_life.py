@@ -410,13 +410,15 @@ class GroupLife:
         said = AsidePart(
             *part.id, failed.at, failed.delay_ms or 0, failed.delay_ms is None,
             failed.error[:ASIDE_TEXT_CHARACTERS_MAX], failed.reason[:ASIDE_TEXT_CHARACTERS_MAX], part.topic_id,
+            failed.is_foreign,
         )  # fmt: skip
         while not part.is_lost:  # without an answer our session ends, and then it is
             error = await self._ask_aside(said)
             if error is None:
                 event = DeadLettered(failed.record, failed.error, failed.reason)
                 is_dead = failed.delay_ms is None
-                await self._tell(event if is_dead else Retried(failed.record, failed.delay_ms or 0, failed.error))
+                if not failed.is_foreign:
+                    await self._tell(event if is_dead else Retried(failed.record, failed.delay_ms or 0, failed.error))
                 return True
             if isinstance(error, (*OUT, NotOwner)):
                 return False

@@ -11,12 +11,13 @@ from dduomq.client.consumer import Decoder
 from dduomq.client.progress import Progress
 from dduomq.client.record import Record
 from dduomq.client.retrying import Delay, Ladder, checked_ms
-from dduomq.client.returned import restore
+from dduomq.client.returned import Returned, restore
 from dduomq.errors import UsageError
 from dduomq.wire import native
 from dduomq.wire.native_groups import Pushed
 from dduomq.wire.ranges import Ranges
 
+PASS_MS, PASS_MS_MAX, PASSED_MAX = 100, 600_000, 40
 TopicPartition: TypeAlias = tuple[str, int]
 SetAside: TypeAlias = Callable[["Part", "Failed"], Awaitable[bool]]
 
@@ -78,12 +79,12 @@ class GroupRecord(Record):
             raise UsageError("this consumer sets nothing aside: it is a broadcast's, or retry=None was given")
         await self._set_aside(None, "", reason)
 
-    async def _set_aside(self, delay_ms: int | None, error: str, reason: str) -> None:
+    async def _set_aside(self, delay_ms: int | None, error: str, reason: str, *, is_foreign: bool = False) -> None:
         part = self._part
         if self._turn != part.turn or not part.progress.is_open(self._at):
             return
         assert part.set_aside is not None
-        if await part.set_aside(part, Failed(self, self._at, delay_ms, error, reason)):
+        if await part.set_aside(part, Failed(self, self._at, delay_ms, error, reason, is_foreign=is_foreign)):
             self.done()
 
 
@@ -92,17 +93,17 @@ class ReturnedRecord(GroupRecord):
     first stored with, wherever it has been read from now.
     """
 
-    __slots__ = ("_read_at", "_tried")
+    __slots__ = ("_read_at", "_returned")
     _read_at: int
-    _tried: tuple[int, str | None]
+    _returned: Returned
 
     @property
     def attempt(self) -> int:
-        return self._tried[0]
+        return self._returned.attempt
 
     @property
     def last_error(self) -> str | None:
-        return self._tried[1]
+        return self._returned.last_error
 
     @property
     def _at(self) -> int:
@@ -111,7 +112,15 @@ class ReturnedRecord(GroupRecord):
     def restore(self) -> None:
         """What its copy says of where it was first stored."""
         self._read_at = self.offset
-        self._tried = restore(self)
+        self._returned = restore(self)
+
+    async def pass_on(self) -> None:
+        """Its topic is not read here: another member may have it, at once or some time; in the end it is dead."""
+        passed = self._returned.passed
+        if passed < PASSED_MAX:
+            await self._set_aside(min(PASS_MS * 2**passed, PASS_MS_MAX), "", "", is_foreign=True)
+        else:
+            await self._set_aside(None, "", f"no member of its group reads the topic {self.topic!r}")
 
 
 @attrs.frozen
@@ -123,6 +132,7 @@ class Failed:
     delay_ms: int | None
     error: str
     reason: str
+    is_foreign: bool = False
 
 
 def said(error: str | BaseException | None) -> str:
@@ -141,8 +151,8 @@ class Part:
     """Always true: records are handed out in offset order, each once, unless `seek` says otherwise."""
 
     __slots__ = (
-        "_aside", "_idle", "_is_retry", "_owed", "at", "batch", "cost", "decoder", "id", "is_closed", "is_lost",
-        "is_paused", "is_queued", "is_rewound", "ladder", "on_done", "progress", "scope", "set_aside", "stream",
+        "_aside", "_idle", "_owed", "at", "batch", "cost", "decoder", "id", "is_closed", "is_lost", "is_paused",
+        "is_queued", "is_retry", "is_rewound", "ladder", "on_done", "progress", "scope", "set_aside", "stream",
         "topic_id", "turn",
     )  # fmt: skip
 
@@ -161,7 +171,7 @@ class Part:
         set_aside: "SetAside | None" = None,
     ) -> None:
         """`is_retry`: of records that come again; `aside`: offsets whose records are elsewhere by now."""
-        self._is_retry = is_retry
+        self.is_retry = is_retry
         self._aside = aside or None
         self.ladder = ladder
         self.set_aside = set_aside
@@ -199,7 +209,7 @@ class Part:
         records = self.decoder.decode(payload, pushed.aborted)
         if self._aside is not None:
             records = [record for record in records if record.offset not in self._aside]
-        if self._is_retry:
+        if self.is_retry:
             for record in records:
                 assert isinstance(record, ReturnedRecord)
                 record.restore()
@@ -216,7 +226,7 @@ class Part:
         record = self.batch[self.at]
         self.at += 1
         assert isinstance(record, GroupRecord)
-        self.progress.hand_out(record._at if self._is_retry else record.offset)
+        self.progress.hand_out(record._at if self.is_retry else record.offset)
         record._part, record._turn = self, self.turn
         return record
 

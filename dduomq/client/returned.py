@@ -1,11 +1,22 @@
 """A record that comes again from a retry topic, as the same record that it was at first."""
 
+import attrs
+
 from dduomq.client.record import Record
 from dduomq.wire import origin
 
 
-def restore(record: Record) -> tuple[int, str | None]:
-    """Give it its first topic, partition, offset, timestamp and headers back; which try this is, and its last error."""
+@attrs.frozen
+class Returned:
+    """`attempt`: which try this is; `passed`: how often members that don't read its topic have passed it on."""
+
+    attempt: int
+    last_error: str | None
+    passed: int
+
+
+def restore(record: Record) -> Returned:
+    """Give it its first topic, partition, offset, timestamp and headers back; and what else its copy says."""
     said = dict(record.headers)
     topic = said.get(origin.ORIGIN_TOPIC_HEADER)
     if topic is not None:
@@ -15,8 +26,11 @@ def restore(record: Record) -> tuple[int, str | None]:
     record.timestamp_ms = _number(said.get(origin.ORIGIN_TIME_HEADER), record.timestamp_ms)
     record.headers = [(name, content) for name, content in record.headers if name not in origin.HEADERS]
     error = said.get(origin.ERROR_HEADER)
-    attempt = _number(said.get(origin.ATTEMPT_HEADER), 0) + 1
-    return attempt, None if error is None else error.decode(errors="replace")
+    return Returned(
+        _number(said.get(origin.ATTEMPT_HEADER), 0) + 1,
+        None if error is None else error.decode(errors="replace"),
+        _number(said.get(origin.PASSED_HEADER), 0),
+    )
 
 
 def _number(content: bytes | None, otherwise: int) -> int:

@@ -6,6 +6,7 @@ a producer has written into such headers of a record of its own counts for nothi
 
 import attrs
 
+from dduomq.groups.records import PASSED_ON
 from dduomq.ids import DEAD, RETRY
 from dduomq.limits import ASIDE_TEXT_CHARACTERS_MAX
 from dduomq.wire import origin as names
@@ -65,10 +66,14 @@ def copy_headers(
     reason: str,
     tries: int = 0,
 ) -> Headers:
-    """Those of the copy that goes to the group's topic of the kind `to`. `tries`: here; 0: the one that has failed."""
+    """Those of the copy that goes to the group's topic of the kind `to`.
+
+    `tries`: here; 0: the one that has failed; PASSED_ON: none.
+    """
     came = origin_of(record, source)
     is_failure = source.kind != DEAD  # from there it is sent on by a person
-    attempts = attempts_of(record, source) + (tries or is_failure)
+    is_passed_on = tries == PASSED_ON
+    attempts = attempts_of(record, source) + (0 if is_passed_on else tries or is_failure)
     own = [(name, content) for name, content in record.headers if name not in HEADERS]
     told = [
         (names.ORIGIN_TOPIC_HEADER, came.topic),
@@ -78,7 +83,10 @@ def copy_headers(
         (names.GROUP_HEADER, group),
         (names.ATTEMPT_HEADER, str(attempts)),
     ]
-    if is_failure:
+    if is_passed_on:
+        passed = _number(dict(record.headers).get(names.PASSED_HEADER), 0) + 1
+        told.append((names.PASSED_HEADER, str(passed)))
+    elif is_failure:
         told.append((names.FAILED_HEADER, str(failed_ms)))
     if error:
         told.append((names.ERROR_HEADER, error[:ASIDE_TEXT_CHARACTERS_MAX]))

@@ -15,7 +15,8 @@ with its version, unknown trailing fields are ignored.
     ["current", group, member id]            ->  [1, epoch, previous epoch, state, places, places to be given up]
     ["aside", group, topic id, partition, n] ->  [1, where to, due ms, since ms, error, reason, ranges, tries]
     ["marks", group, topic id, partition]    ->  [1, ranges of offsets that are set aside, all of them]
-    ["handed", ""]                           ->  [1, the last number that was handed over]
+    ["moved", group, topic id, partition]    ->  [1, ranges of offsets: dead letters that were sent on or taken away]
+    ["handed", "", lane]                     ->  [1, the last number that was handed over]
     places                                   =  [[topic id, [partition, ...]], ...]
     ["share", group]                         ->  [1, epoch, time ms, start, lock ms, deliveries]
     ["queue", group, topic id, partition]    ->  [1, end, spans]
@@ -41,7 +42,8 @@ VERSION = 1
 OFFSET, GROUP = "offset", "group"
 SHARE, QUEUE, QUEUED = "share", "queue", "queued"
 CONSUMERS, MEMBER, TARGET, CURRENT = "consumers", "member", "target", "current"
-ASIDE, MARKS, HANDED = "aside", "marks", "handed"
+ASIDE, MARKS, MOVED, HANDED = "aside", "marks", "moved", "handed"
+PASSED_ON = -1
 Place: TypeAlias = tuple[str, int]  # (topic id, partition)
 
 
@@ -115,21 +117,24 @@ class AsideKey:
 
 @attrs.frozen
 class MarksKey:
-    """All that a group has set aside of a place."""
+    """All that was set aside of a place: `kind` MARKS, by a group; MOVED, by operators, of its dead letters."""
 
     group: str
     place: Place
+    kind: str = MARKS
 
 
 @attrs.frozen
 class HandedKey:
-    """How far a coordinator has handed over what its groups have set aside."""
+    """How far a coordinator has handed over what its groups have set aside, of one lane."""
+
+    lane: int
 
 
 @attrs.frozen(slots=True)
 class AsideRecord:
     """Where the copies are to go, when they are due, since when, and why. `offsets` are ranges. `tries`: how often each
-    was given out; 0: once more than it says itself.
+    was given out; 0: once more than it says itself, PASSED_ON: it has not been tried. `is_moved`: by an operator.
     """
 
     number: int
@@ -140,6 +145,7 @@ class AsideRecord:
     reason: str
     offsets: tuple[int, ...]
     tries: int = 0
+    is_moved: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -220,9 +226,9 @@ def encode_key(key: Key) -> bytes:
         case AsideKey():
             return cbor2.dumps([ASIDE, key.group, *key.place, key.number])
         case MarksKey():
-            return cbor2.dumps([MARKS, key.group, *key.place])
+            return cbor2.dumps([key.kind, key.group, *key.place])
         case HandedKey():
-            return cbor2.dumps([HANDED, ""])
+            return cbor2.dumps([HANDED, "", key.lane])
         case ShareKey():
             return cbor2.dumps([SHARE, key.group])
         case QueueKey():
@@ -240,10 +246,10 @@ def decode_key(data: bytes) -> Key | None:
         return ConsumersKey(group)
     if kind == ASIDE:
         return AsideKey(group, (rest[0], rest[1]), rest[2])
-    if kind == MARKS:
-        return MarksKey(group, (rest[0], rest[1]))
+    if kind in {MARKS, MOVED}:
+        return MarksKey(group, (rest[0], rest[1]), kind)
     if kind == HANDED:
-        return HandedKey()
+        return HandedKey(rest[0])
     if kind == SHARE:
         return ShareKey(group)
     if kind in {QUEUE, QUEUED}:
@@ -307,13 +313,13 @@ def decode_subscription(data: bytes) -> SubscriptionRecord:
 def encode_aside(record: AsideRecord) -> bytes:
     return cbor2.dumps(
         [VERSION, record.to, record.due_ms, record.since_ms, record.error, record.reason, record.offsets,
-         record.tries]
+         record.tries, record.is_moved]
     )  # fmt: skip
 
 
 def decode_aside(key: AsideKey, data: bytes) -> AsideRecord:
-    to, due_ms, since_ms, error, reason, offsets, tries = _versioned(data)[:7]
-    return AsideRecord(key.number, to, due_ms, since_ms, error, reason, tuple(offsets), tries)
+    to, due_ms, since_ms, error, reason, offsets, tries, is_moved = _versioned(data)[:8]
+    return AsideRecord(key.number, to, due_ms, since_ms, error, reason, tuple(offsets), tries, is_moved)
 
 
 def encode_marks(ranges: Iterable[int]) -> bytes:

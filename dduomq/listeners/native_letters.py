@@ -59,7 +59,7 @@ async def _checked(services: Services, context: Context, part: wire.AsidePart) -
     return ToBeAside(
         (services.admin.route(part.topic).record.topic_id, part.partition), (part.offset,),
         DEAD if part.is_dead else RETRY, services.clock.wall_ms() + part.delay_ms,
-        part.error[:ASIDE_TEXT_CHARACTERS_MAX], part.reason[:ASIDE_TEXT_CHARACTERS_MAX],
+        part.error[:ASIDE_TEXT_CHARACTERS_MAX], part.reason[:ASIDE_TEXT_CHARACTERS_MAX], part.is_foreign,
     )  # fmt: skip
 
 

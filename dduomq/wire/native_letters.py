@@ -9,7 +9,10 @@ import attrs
 
 @attrs.frozen
 class AsidePart:
-    """One record, where it was read. `is_dead`: it rests, for good; else it comes again in `delay_ms`."""
+    """One record, where it was read. `is_dead`: it rests, for good; else it comes again in `delay_ms`.
+
+    `is_foreign`: to another member, for this one does not read its topic; it has not been tried.
+    """
 
     topic: str
     partition: int
@@ -19,6 +22,7 @@ class AsidePart:
     error: str = ""
     reason: str = ""
     topic_id: str | None = None
+    is_foreign: bool = False
 
 
 @attrs.frozen

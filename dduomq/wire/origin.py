@@ -12,9 +12,10 @@ ATTEMPT_HEADER = "dduomq-attempt"  # how often it has been delivered in vain
 FAILED_HEADER = "dduomq-failed-at"  # when that was last, milliseconds since 1970
 ERROR_HEADER = "dduomq-error"  # what its handler said then
 REASON_HEADER = "dduomq-reason"  # why it is a dead letter
+PASSED_HEADER = "dduomq-passed"  # how often members that don't read its topic have passed it on
 HEADERS = frozenset(
     {
         ORIGIN_TOPIC_HEADER, ORIGIN_PARTITION_HEADER, ORIGIN_OFFSET_HEADER, ORIGIN_TIME_HEADER, GROUP_HEADER,
-        ATTEMPT_HEADER, FAILED_HEADER, ERROR_HEADER, REASON_HEADER,
+        ATTEMPT_HEADER, FAILED_HEADER, ERROR_HEADER, REASON_HEADER, PASSED_HEADER,
     }
 )  # fmt: skip

@@ -111,7 +111,7 @@ def crash_once(monkeypatch, owner, name):
     """The next call of that method crashes its actor."""
     plain = getattr(owner, name)
 
-    def crash(self, *_args):
+    def crash(self, *_args, **_named):
         monkeypatch.setattr(owner, name, plain)
         raise RuntimeError("a bug in the wheel")
 

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from dduomq.actors.coordinator_aside import SettingAside
+from dduomq.actors.coordinator_handover import Handover
 from dduomq.actors.wheel import WheelActor
 from dduomq.wire import origin
 from tests.client.test_consuming import until
@@ -112,8 +113,8 @@ async def test_a_node_that_dies_again_and_again(autojump_clock, seed, monkeypatc
 @pytest.mark.parametrize("which", range(1, 4))
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(SettingAside, "_read"), (SettingAside, "_found"), (SettingAside, "_park"), (SettingAside, "handed_over"),
-     (SettingAside, "_note"), (SettingAside, "entries"), (WheelActor, "_on_park"), (WheelActor, "_parked")],
+    [(Handover, "_read"), (Handover, "_found"), (Handover, "_park"), (Handover, "handed_over"),
+     (Handover, "_note"), (SettingAside, "_entries"), (WheelActor, "_on_park"), (WheelActor, "_parked")],
 )  # fmt: skip
 async def test_an_actor_that_crashes(autojump_clock, monkeypatch, owner, name, which):
     """At that step of handing over, for the first, second or third time."""

@@ -8,10 +8,10 @@ from random import Random
 import pytest
 import trio
 
-from dduomq.actors import coordinator_aside, coordinator_log
+from dduomq.actors import coordinator_aside, coordinator_handover, coordinator_log
 from dduomq.actors.actor import ask
 from dduomq.actors.coordinator import CoordinatorActor
-from dduomq.actors.coordinator_aside import SettingAside
+from dduomq.actors.coordinator_handover import Handover
 from dduomq.actors.coordinator_messages import FetchAside
 from dduomq.client import letter_admin
 from dduomq.client.client import connect
@@ -75,14 +75,15 @@ async def test_a_commit_that_could_not_be_stored_beside_a_copy(autojump_clock, m
     """The question whether all before is stored went with a commit's batch, which met a full disk: nobody asked again,
     and no record was ever copied."""
     armed = [False]
-    plain_commit, plain_target = CoordinatorActor._on_commit, SettingAside._target
+    plain_commit, plain_target = CoordinatorActor._on_commit, Handover._target
 
     def on_commit(self, message):
         plain_commit(self, message)
-        if armed[0] and self._aside.outbox and not self._aside._is_busy:
+        lanes = [lane for lane in self._handover._lanes.values() if lane.outbox]
+        if armed[0] and lanes and self._handover._busy is None:
             armed[0] = False
-            self._aside._retry_at = 0.0
-            monkeypatch.setattr(SettingAside, "_target", plain_target)
+            lanes[0].at = 0.0
+            monkeypatch.setattr(Handover, "_target", plain_target)
             fail_write(monkeypatch, topic="__groups")
 
     async with running() as (_, _, mq):
@@ -90,7 +91,7 @@ async def test_a_commit_that_could_not_be_stored_beside_a_copy(autojump_clock, m
         for n in range(10):
             await mq.send("t", str(n))
         monkeypatch.setattr(CoordinatorActor, "_on_commit", on_commit)
-        monkeypatch.setattr(SettingAside, "_target", lambda *_: None)
+        monkeypatch.setattr(Handover, "_target", lambda *_: None)
         async with mq.consumer("t", group="g") as consumer:
             found = await consumer.pull(10)
             await found[5].reject()
@@ -132,7 +133,6 @@ def test_an_empty_set_of_marks_can_be_read():
     assert records.decode_marks(records.encode_marks(())) == ()
 
 
-@pytest.mark.xfail(strict=True, reason="one queue of a coordinator for all its groups")
 async def test_a_group_that_can_t_be_served_holds_up_no_other(autojump_clock):
     """A topic of a user's had the name of a group's dead letters: all groups of its coordinator waited for ever."""
     async with running() as (_, node, mq):
@@ -311,7 +311,6 @@ async def test_an_error_that_can_t_be_told(autojump_clock, error):
         assert type(error).__name__ in letter.error
 
 
-@pytest.mark.xfail(strict=True, reason="one retry topic of a group for all its subscriptions")
 async def test_two_subscriptions_of_one_group(autojump_clock):
     """The retry topic was everybody's: a record came again to a member that does not read its topic."""
     ours, theirs = Work(), Work()
@@ -331,7 +330,6 @@ async def test_two_subscriptions_of_one_group(autojump_clock):
         assert len(ours.seen) == 40
 
 
-@pytest.mark.xfail(strict=True, reason="one retry topic of a group for all its filters")
 async def test_a_filter_of_another_member(autojump_clock):
     """A record came again to a member whose filter it does not match, and was lost."""
     ours, theirs = Work(), Work()
@@ -350,7 +348,6 @@ async def test_a_filter_of_another_member(autojump_clock):
         assert sorted(ours.seen + theirs.seen) == sorted((str(n), attempt) for n in range(20) for attempt in (1, 2))
 
 
-@pytest.mark.xfail(strict=True, reason="which letters were sent on is kept with the group")
 async def test_letters_of_a_group_that_was_deleted_are_not_sent_on_again(autojump_clock):
     """Which had been sent on was forgotten with the group: all of them could be sent on once more."""
     async with running() as (_, _, mq):
@@ -370,7 +367,6 @@ async def test_letters_of_a_group_that_was_deleted_are_not_sent_on_again(autojum
         assert len(await read(mq, "t")) == 6
 
 
-@pytest.mark.xfail(strict=True, reason="which letters were sent on is kept with the offsets")
 async def test_who_reads_dead_letters_does_not_bring_them_back(autojump_clock):
     """A commit of the group in its own topic of dead letters took away the marks of those that had been sent on."""
     async with running() as (_, _, mq):
@@ -449,7 +445,7 @@ async def test_a_state_larger_than_what_may_grow_is_not_written_anew_for_ever(au
         await mq.admin.create_topic("t", partitions=1)
         for n in range(20):
             await mq.send("t", str(n))
-        monkeypatch.setattr(SettingAside, "_target", lambda *_: None)
+        monkeypatch.setattr(Handover, "_target", lambda *_: None)
         async with mq.consumer("t", group="g", auto_commit=False) as consumer:
             for record in await consumer.pull(20):
                 await record.nack(error="x" * 1_000)
@@ -502,7 +498,7 @@ async def test_a_full_queue_holds_up_a_redrive_and_does_not_end_it(autojump_cloc
         async with working(machine, work, failing(*map(str, range(200))), retry=[]):
             await until(lambda: len(work.seen) == 200)
             await trio.sleep(1)
-        monkeypatch.setattr(coordinator_aside, "HANDOVER_RECORDS_MAX", 5)
+        monkeypatch.setattr(coordinator_handover, "HANDOVER_RECORDS_MAX", 5)
         assert await mq.admin.redrive("g") == 200
         await trio.sleep(30)
         assert len(await read(mq, "retry.g")) == 200
@@ -530,7 +526,7 @@ async def test_a_group_that_was_deleted_stays_so(autojump_clock, monkeypatch):
             await mq.admin.create_topic("t", partitions=1)
             await mq.send("t", "x")
             other = await neighbour(node, "g")
-            monkeypatch.setattr(SettingAside, "_target", lambda *_: None)
+            monkeypatch.setattr(Handover, "_target", lambda *_: None)
             async with mq.consumer("t", group="g", auto_commit=False, auto_ack=False) as consumer:
                 (record,) = await consumer.pull(1)
                 await record.nack(delay=1_000)

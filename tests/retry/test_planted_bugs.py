@@ -7,23 +7,20 @@ import trio
 from trio.testing import MockClock
 
 from dduomq.actors.coordinator_aside import SettingAside
+from dduomq.actors.coordinator_handover import Handover
 from dduomq.actors.coordinator_messages import BeenSetAside
-from dduomq.actors.partition_messages import Acked
 from dduomq.client.part import Part
 from dduomq.delay.wheel import Wheel
 from dduomq.groups.aside import Outbox
 from tests.retry.test_faults import story
 
 SEEDS_MAX = 40
-_set_aside, _apply, _found, _note = (
-    SettingAside.set_aside, SettingAside.apply, SettingAside._found, SettingAside._note
-)  # fmt: skip
+_apply = SettingAside.apply
 
 
 def _answer_and_store_nothing(self, message):
-    group = self._table.of_member(message.group)
     for part in message.parts:
-        self.entries(group, part)
+        self._entries(message.group, part, is_moved=False)
     message.reply.set(BeenSetAside({}, (1,) * len(message.parts)))
 
 
@@ -35,24 +32,20 @@ def _forget_marks(self, message):
     message.reply.set({})
 
 
-def _hand_over_what_may_not_be_stored(self):
-    if not self._is_busy and self.outbox and self._table.log.is_loaded and self._table.now() >= self._retry_at:
-        self._is_busy = True
-        self._read(self.outbox.head(10), Acked(0, 0, 0, ""))
-
-
 def _take_all(_self, messages):
     return tuple(messages)
 
 
 def _count_from_one(self, key, value):
     _apply(self, key, value)
-    self.outbox.next_number = max(1, self.outbox.next_number - 3)
+    for lane in self._handover._lanes.values():
+        lane.outbox.next_number = max(1, lane.outbox.next_number - 3)
 
 
-def _everything_anew(self, number):
-    self._is_busy, self._tries, self._retry_at = False, 0, 0.0
-    self.outbox.hand(number)
+def _note_nowhere(self, number):
+    lane = self._free()
+    lane.tries, lane.at = 0, self._table.now()
+    lane.outbox.hand(number)
 
 
 def _never_told(self, _offset):
@@ -61,12 +54,12 @@ def _never_told(self, _offset):
 
 PLANTED = {
     "set aside, and stored nowhere": [(SettingAside, "set_aside", _answer_and_store_nothing)],
-    "noted as handed over, and not handed over": [(SettingAside, "_park", _note_before_it_is_handed_over)],
+    "noted as handed over, and not handed over": [(Handover, "_park", _note_before_it_is_handed_over)],
     "whoever takes over is not told what stands aside": [(SettingAside, "fetch", _forget_marks)],
     "a wheel takes what it has taken before": [(Wheel, "not_handed", _take_all)],
     "numbers are given out twice": [(SettingAside, "apply", _count_from_one)],
     "what was handed over is not noted": [
-        (SettingAside, "_note", _everything_anew), (Wheel, "not_handed", _take_all)
+        (Handover, "_note", _note_nowhere), (Wheel, "not_handed", _take_all)
     ],
     "what has stepped aside is not passed": [(Part, "done", _never_told)],
     "the outbox is empty after a restart": [(Outbox, "add", lambda *_: None)],
