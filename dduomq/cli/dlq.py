@@ -157,7 +157,7 @@ def redrive(
         with _progress("sending on") as told:
             return await mq.admin.redrive(group, letter_ids or None, filter=filter, to=where, on_progress=told)
 
-    say(f"{with_client(server, work):,} dead letters of group {group!r} are on their way")
+    say(f"sent on of group {group!r}: {_letters(with_client(server, work))}")
 
 
 @app.command(epilog="Example: dduomq dlq purge billing --filter \"region = 'test'\" --yes")
@@ -171,14 +171,18 @@ def purge(
 ) -> None:
     """Take dead letters away, for good: named ones, those that match, or --all."""
     _check_choice(letter_ids, everything, filter)
-    what = f"{len(letter_ids)} dead letters" if letter_ids else "all that match" if filter else "all dead letters"
+    what = _letters(len(letter_ids)) if letter_ids else "all that match" if filter else "all dead letters"
     confirm(f"Take {what} of group {group!r} away, for good?", yes=yes)
 
     async def work(mq: "Client") -> int:
         with _progress("taking away") as told:
             return await mq.admin.purge_dead_letters(group, letter_ids or None, filter=filter, on_progress=told)
 
-    say(f"{with_client(server, work):,} dead letters of group {group!r} are gone")
+    say(f"taken away of group {group!r}: {_letters(with_client(server, work))}")
+
+
+def _letters(count: int) -> str:
+    return f"{count:,} dead letter{'' if count == 1 else 's'}"
 
 
 def _check_choice(letter_ids: list[str] | None, everything: bool, filter: str | None) -> None:
