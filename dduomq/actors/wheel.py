@@ -250,9 +250,7 @@ class WheelActor(Actor):
         return self._firing.wheel.not_handed(messages)
 
     def _parked(self, messages: tuple[Parked, ...], acked: Acked) -> tuple[Pair, ...]:
-        named = self._firing.wheel.parked(messages, acked.base_offset)
-        self._firing.parked(named)
-        return tuple(one.pair for one in named)
+        return tuple(self._firing.parked(messages, acked.base_offset))
 
     def _on_unpark(self, message: Unpark) -> None:
         """What has been stored once is not taken back: the refusal is of a batch that came again, and late."""

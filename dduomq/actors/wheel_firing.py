@@ -23,7 +23,7 @@ from dduomq.actors.wheel_round import Round, Sending, is_same
 from dduomq.delay import records
 from dduomq.delay.letters import buried, headers_of
 from dduomq.delay.near import Near
-from dduomq.delay.records import NEW, Fired, Parked, Target
+from dduomq.delay.records import NEW, Fired, Pair, Parked, Target
 from dduomq.delay.runs import Said
 from dduomq.delay.schedule import PAUSED_MS, decode
 from dduomq.delay.timeline import Entry
@@ -110,10 +110,12 @@ class WheelFiring:
 
     # --- what is near -------------------------------------------------------------------------------
 
-    def parked(self, messages: Sequence[Parked]) -> None:
-        """These have just been parked: what is due soon needs not be read again."""
+    def parked(self, messages: Sequence[Parked], first_offset: int) -> list[Pair]:
+        """These have just been stored; their ids. What is due soon needs not be read again."""
         soon = self._world.clock.wall_ms() + SOON_MS
-        self.near.keep(message for message in messages if message.due_ms <= soon)
+        placed = enumerate(messages, first_offset)
+        self.near.keep(message.at(offset) for offset, message in placed if message.due_ms <= soon)
+        return self.wheel.parked(messages, first_offset)
 
     # --- cleaning -----------------------------------------------------------------------------------
 
@@ -319,7 +321,7 @@ class WheelFiring:
                 self._sending[one.fired.target] = one
                 self._send(one)
             self.near.drop(number for _, number in round_.gone)
-            self.parked(self.wheel.parked(following, result.base_offset + len(begun)))
+            self.parked(following, result.base_offset + len(begun))
 
         self._journal.store_together(entries, stored)
 
@@ -446,7 +448,7 @@ class WheelFiring:
             if isinstance(result, DduomqError):
                 self._fail(result)
             else:
-                self.parked(self.wheel.parked(dead, result.base_offset))
+                self.parked(dead, result.base_offset)
 
         entries = [records.encode_parked(message) for message in dead]
         self._journal.store_together([*entries, records.encode_delivered([fired.offset])], stored)

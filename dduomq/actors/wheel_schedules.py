@@ -124,7 +124,7 @@ class WheelSchedules:
                 reply.fail(result)
                 return
             if after is not None:
-                self._firing.parked(self._firing.wheel.parked([after], result.base_offset))
+                self._firing.parked([after], result.base_offset)
             reply.set(None)
 
         self._journal.store_together(entries, stored)

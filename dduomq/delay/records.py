@@ -66,6 +66,12 @@ class Parked:
     def pair(self) -> Pair:
         return self.due_ms, self.number
 
+    def at(self, offset: int) -> "Parked":
+        """The same, where it has been stored first."""
+        return Parked(
+            self.due_ms, offset, offset, self.target, self.origin, self.key, self.value, self.headers, self.schedule
+        )
+
     @property
     def is_handed_over(self) -> bool:
         return is_handed_over(self.origin)

@@ -91,7 +91,7 @@ class Replay:
             columns = _chosen(columns, [number not in dead for number in columns[NUMBER]])
         self._wheel.timeline.fill(zip(*columns, strict=True))
         for message in self._recurring.values():
-            self._wheel.scheduled_next(message)
+            self._wheel.scheduled_next(message, message.pair)
         for fired in self._open.values():
             found = [wanted[pair] for pair in fired.pairs if pair in wanted]
             if len(found) == len(fired.pairs):

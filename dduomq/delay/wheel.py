@@ -9,19 +9,21 @@ was not in a batch, and never will be.
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby, repeat
+from operator import attrgetter
 
 import attrs
 
 from dduomq.delay.handover import Origin, is_handed_over, number_of
 from dduomq.delay.recent import Recent
-from dduomq.delay.records import NEW, NO_ORIGIN, Fired, Pair, Parked, Target
+from dduomq.delay.records import NO_ORIGIN, Fired, Pair, Parked, Target
 from dduomq.delay.schedule import Schedule, decode
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
 from dduomq.errors import InvalidRecord, TooManyDelayed
 from dduomq.limits import DELAYED_PER_WHEEL_MAX
 from dduomq.wire.batch import SEQUENCE_MAX
 
+_TARGET_AND_ORIGIN = attrgetter("target", "origin")
 RECORD_BYTES = 120  # of a parked message, besides its own key and value
 
 
@@ -95,22 +97,26 @@ class Wheel:
         if self.count + more > DELAYED_PER_WHEEL_MAX:
             raise TooManyDelayed(f"{DELAYED_PER_WHEEL_MAX} messages wait here, not more")
 
-    def parked(self, messages: Sequence[Parked], first_offset: int) -> list[Parked]:
-        """They are in the log from that offset on; the same with their numbers."""
-        named = []
-        for offset, message in enumerate(messages, first_offset):
-            number = offset if message.number == NEW else message.number
-            message = attrs.evolve(message, number=number, offset=offset)
-            self.timeline.add(Entry(message.due_ms, number, offset, self.index(message.target)))
-            if message.is_handed_over:
-                self.handed_over(message.origin)
-            elif message.origin != NO_ORIGIN:
-                self.recent.add(message.target, message.origin, [message.pair])
-            self.weigh(len(message.value or b"") + len(message.key or b""), 1)
-            if message.schedule:
-                self.scheduled_next(message)
-            named.append(message)
-        return named
+    def parked(self, messages: Sequence[Parked], first_offset: int) -> list[Pair]:
+        """They are in the log from that offset on; their ids."""
+        pairs: list[Pair] = []
+        for (target, origin), alike in groupby(messages, _TARGET_AND_ORIGIN):
+            batch = list(alike)
+            offsets = range(first_offset + len(pairs), first_offset + len(pairs) + len(batch))
+            dues = [message.due_ms for message in batch]
+            new = list(zip(dues, offsets, strict=True))
+            self.timeline.fill(zip(dues, offsets, offsets, repeat(self.index(target))))  # the last has no end
+            if is_handed_over(origin):
+                self.handed_over(origin)
+            elif origin != NO_ORIGIN:
+                self.recent.add(target, origin, new)
+            size = sum(len(message.value or b"") + len(message.key or b"") for message in batch)
+            self.weigh(size, len(batch))
+            for message, pair in zip(batch, new, strict=True):
+                if message.schedule:
+                    self.scheduled_next(message, pair)
+            pairs += new
+        return pairs
 
     def known(self, messages: Sequence[Parked]) -> list[Pair] | None:
         """The messages of a batch that has been parked before, none of one handed over; None if it has new ones.
@@ -135,12 +141,12 @@ class Wheel:
 
     # --- recurring ----------------------------------------------------------------------------------
 
-    def scheduled_next(self, message: Parked) -> None:
+    def scheduled_next(self, message: Parked, pair: Pair) -> None:
         """The next message of a schedule is parked."""
         schedule = decode(message.schedule)
         self.unschedule(schedule.name)
-        self.scheduled[schedule.name] = Scheduled(schedule, message.pair, message.target)
-        self._recurring[message.number] = schedule.name
+        self.scheduled[schedule.name] = Scheduled(schedule, pair, message.target)
+        self._recurring[pair[1]] = schedule.name
 
     def unschedule(self, name: str) -> None:
         """There is no schedule of that name any more."""
