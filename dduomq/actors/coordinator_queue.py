@@ -190,7 +190,7 @@ class Queues:
         queue = None if group is None else group.queues.get(message.place)
         if group is None or queue is None or not self._table.log.is_loaded:
             return
-        if message.end < queue.end:
+        if message.end < min(message.read_at, queue.end):  # else the queue has gone on since somebody looked
             queue.cut(message.end)
             key = QueueKey(group.name, QUEUE, message.place)
             self._store(group, [(key, records.encode_queue(queue.end, queue.records()))], lambda: None, [])

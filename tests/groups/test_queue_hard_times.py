@@ -1,5 +1,9 @@
 """Queues through what seldom happens: words that come late or twice, connections that break, groups that stand still."""
 
+import trio
+
+from dduomq.actors.actor import Mailbox
+from dduomq.actors.coordinator_queue_messages import FitQueue
 from tests.client.test_queue import running
 from tests.groups.test_coordinator_share import from_the_beginning, offsets, topic
 
@@ -37,6 +41,36 @@ async def test_a_session_that_is_begun_by_another_connection(autojump_clock):
         assert await two.take(wait_ms=2_000) == [(at, 2) for at in range(10)]
         one.wire = old
         assert await one.acknowledge((0, 9, ACCEPT), session=session) == (122, None)
+
+
+async def test_news_of_the_log_that_come_late(autojump_clock, monkeypatch):
+    """A member finds that records were deleted; before that is known, others have gone on: what they did stays."""
+    put, held = Mailbox.put, []
+
+    async def slowly(self, message):
+        if isinstance(message, FitQueue) and not held:
+            held.append(message)
+            await trio.sleep(1)
+        await put(self, message)
+
+    monkeypatch.setattr(Mailbox, "put", slowly)
+    async with running() as machine, machine.node(), machine.client() as mq:
+        await topic(mq, count=30)
+        one, two = await from_the_beginning(machine, "one", "two")
+        await mq.admin.purge("t", 0, 5)
+        found = []
+
+        async def wait():
+            found.extend(await one.take(wait_ms=3_000))
+
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(wait)
+            await trio.sleep(0.2)
+            assert held
+            await mq.send_batch("t", [b"x"] * 10)
+            assert offsets(await two.take(wait_ms=500)) == list(range(5, 40))
+            assert await two.acknowledge((5, 39, ACCEPT)) == (0, 0)
+        assert found == []
 
 
 # --- nothing is lost, nothing comes again -----------------------------------------------------------
