@@ -1,10 +1,10 @@
-"""Queues through what seldom happens: words that come late or twice, connections that break, groups that stand still."""
+"""Queues through what seldom happens: words that come late or twice, connections that break, groups without members."""
 
 import trio
 
 from dduomq.actors.actor import Mailbox
 from dduomq.actors.coordinator_queue_messages import FitQueue
-from tests.client.test_queue import running
+from tests.client.test_queue import losing, running, serving, state
 from tests.groups.test_coordinator_share import from_the_beginning, offsets, topic
 
 ACCEPT, RELEASE, REJECT, RENEW = 1, 2, 3, 4
@@ -71,6 +71,33 @@ async def test_news_of_the_log_that_come_late(autojump_clock, monkeypatch):
             assert offsets(await two.take(wait_ms=500)) == list(range(5, 40))
             assert await two.acknowledge((5, 39, ACCEPT)) == (0, 0)
         assert found == []
+
+
+async def test_a_nack_that_is_said_again_is_about_one_delivery(autojump_clock, monkeypatch):
+    """Its answer was lost, and the record is back already: it stays where it is."""
+    async with serving(count=1) as (_machine, mq), mq.queue("t", group="g", auto_ack=False) as queue:
+        [first] = await queue.pull()
+        losing(monkeypatch, queue._life, 0.1, is_told=True)
+        async with trio.open_nursery() as saying:
+            saying.start_soon(first.nack)
+            [again] = await queue.pull()
+            assert again.delivery_count == 2
+        await trio.sleep(1)
+        assert (await state(mq), list(queue._life.waiting)) == ((0, 1, 1, 0), [])
+        await again.ack()
+
+
+async def test_an_ack_of_what_has_come_again(autojump_clock, monkeypatch):
+    """The nack before, whose answer was lost, is on its way still: it is the ack that counts."""
+    async with serving(count=1) as (_machine, mq), mq.queue("t", group="g", auto_ack=False) as queue:
+        [first] = await queue.pull()
+        losing(monkeypatch, queue._life, 0.1, is_told=True)
+        async with trio.open_nursery() as saying:
+            saying.start_soon(first.nack)
+            [again] = await queue.pull()
+            await again.ack()
+        assert await queue.pull(timeout=5) == []
+        assert await state(mq) == (1, 1, 0, 0)
 
 
 # --- nothing is lost, nothing comes again -----------------------------------------------------------
