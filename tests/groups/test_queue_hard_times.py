@@ -4,7 +4,9 @@ import trio
 
 from dduomq.actors.actor import Mailbox
 from dduomq.actors.coordinator_queue_messages import FitQueue
-from tests.client.test_queue import losing, running, serving, state
+from dduomq.errors import NetworkError, OutcomeUnknown
+from dduomq.wire.native_queue import QueueHeartbeat, TakeRecords
+from tests.client.test_queue import fill, losing, members, running, serving, state
 from tests.groups.test_coordinator_share import from_the_beginning, offsets, topic
 
 ACCEPT, RELEASE, REJECT, RENEW = 1, 2, 3, 4
@@ -100,7 +102,57 @@ async def test_an_ack_of_what_has_come_again(autojump_clock, monkeypatch):
         assert await state(mq) == (1, 1, 0, 0)
 
 
+async def test_who_is_in_doubt_takes_nothing(autojump_clock, monkeypatch):
+    """What a member says to have is so when it comes to the broker: nothing was given to it meanwhile."""
+    async with serving(count=0) as (machine, mq), members(machine, 1) as (one,):
+        post = one._life._post
+
+        async def slowly(body, timeout_ms):
+            if isinstance(body, QueueHeartbeat) and body.held is not None:
+                await trio.sleep(1)
+            return await post(body, timeout_ms)
+
+        monkeypatch.setattr(one._life, "_post", slowly)
+        ask, lost = one._life._ask, []
+
+        async def lose_one(body, timeout_ms):
+            if isinstance(body, TakeRecords) and not lost:
+                lost.append(body)
+                raise OutcomeUnknown("lost")
+            return await ask(body, timeout_ms)
+
+        monkeypatch.setattr(one._life, "_ask", lose_one)
+        while not lost:  # noqa: ASYNC110  # the client has no event for it
+            await trio.sleep(0.01)
+        await trio.sleep(0.5)
+        await fill(mq, 0, 5)
+        found = await one.pull()
+        await trio.sleep(3)
+        assert (len(found), len(one._life.waiting), (await state(mq))[2:]) == (5, 0, (5, 0))
+
+
 # --- nothing is lost, nothing comes again -----------------------------------------------------------
+
+
+async def test_a_doubt_is_not_forgotten(autojump_clock, monkeypatch):
+    """Records were lost on their way with the connection, and the broker could not be reached at once."""
+    async with serving(count=0) as (machine, mq), members(machine, 1, lock=600) as (one,):
+        losing(monkeypatch, one._life, 8, TakeRecords, is_told=True)
+        post, until = one._life._post, trio.current_time() + 15
+
+        async def fail(body, timeout_ms):
+            if trio.current_time() < until:
+                raise NetworkError("nobody answers")
+            return await post(body, timeout_ms)
+
+        monkeypatch.setattr(one._life, "_post", fail)
+        await trio.sleep(6)
+        await fill(mq, 0, 5)
+        found = []
+        with trio.fail_after(60):
+            while len(found) < 5:
+                found += await one.pull()
+        assert {record.delivery_count for record in found} == {1}
 
 
 # --- no work for nothing ----------------------------------------------------------------------------
