@@ -106,11 +106,9 @@ class Queues:
         self._store(group, begun, lambda: reply.set(found), [reply])
 
     def _watch(self, group: Group, places: Sequence[Place], watcher: Watcher) -> None:
-        """Woken when there may be something to get, or at once where too many wait."""
+        """Woken when there may be something to get. Where too many wait, this one looks again when its time is up."""
         group.waiting = [(held, wanted) for held, wanted in group.waiting if not held.gone]
-        if len(group.waiting) >= QUEUE_WATCHERS_MAX:
-            watcher.wake()
-        else:
+        if len(group.waiting) < QUEUE_WATCHERS_MAX:
             group.waiting.append((watcher, frozenset(places)))
 
     def acquire(self, message: Acquire) -> None:

@@ -2,9 +2,11 @@
 
 import trio
 
+from dduomq.actors import coordinator_queue
 from dduomq.actors.actor import Mailbox
 from dduomq.actors.coordinator_queue_messages import FitQueue
 from dduomq.errors import NetworkError, OutcomeUnknown
+from dduomq.listeners import taking
 from dduomq.wire.native_queue import QueueHeartbeat, TakeRecords
 from tests.client.test_queue import fill, losing, members, running, serving, state
 from tests.groups.test_coordinator_share import from_the_beginning, offsets, topic
@@ -156,3 +158,32 @@ async def test_a_doubt_is_not_forgotten(autojump_clock, monkeypatch):
 
 
 # --- no work for nothing ----------------------------------------------------------------------------
+
+
+def counting(monkeypatch, holder, name, most=200):
+    """How often it is called; more than `most` times at once take time, so that the story ends."""
+    real, calls = getattr(holder, name), []
+
+    async def count(*arguments, **more):
+        calls.append(trio.current_time())
+        if len(calls) > most:
+            await trio.sleep(1)
+        return await real(*arguments, **more)
+
+    monkeypatch.setattr(holder, name, count)
+    return calls
+
+
+async def test_more_wait_than_may(autojump_clock, monkeypatch):
+    """They wait all the same, and do not ask again and again."""
+    monkeypatch.setattr(coordinator_queue, "QUEUE_WATCHERS_MAX", 1)
+    calls = counting(monkeypatch, taking, "_take_once")
+    async with serving(count=0) as (machine, mq), members(machine, 3) as queues:
+        await trio.sleep(60)
+        assert len(calls) < 100
+        await fill(mq, 0, 1)
+        found = []
+        with trio.fail_after(10):
+            while not found:
+                for queue in queues:
+                    found += await queue.pull(timeout=0.1)
