@@ -234,15 +234,16 @@ class QueueLife:
         )  # fmt: skip
         safe_until = anyio.current_time() + options.lock_ms / 1000
         plain, payload = await self._ask(body, TAKE_WAIT_MS + GRACE_MS)
-        at, is_away = 0, False
+        at, is_away, has_some = 0, False, False
         for part in native.from_plain(RecordsTaken, plain).parts:
             if part.code:
                 is_away = True
                 self._refused(from_code(part.code, part.message or ""))
             else:
+                has_some = True
                 self._add(part, payload[at : at + part.size], safe_until)
             at += part.size
-        if is_away and not self.waiting:
+        if is_away and not has_some:
             await anyio.sleep(AGAIN_S)
         if self.waiting:
             self._came.set()

@@ -5,10 +5,10 @@ import trio
 from dduomq.actors import coordinator_queue
 from dduomq.actors.actor import Mailbox
 from dduomq.actors.coordinator_queue_messages import FitQueue
-from dduomq.errors import NetworkError, OutcomeUnknown
+from dduomq.errors import LeaderNotAvailable, NetworkError, OutcomeUnknown
 from dduomq.listeners import taking
 from dduomq.wire.native_queue import QueueHeartbeat, TakeRecords
-from tests.client.test_queue import fill, losing, members, running, serving, state
+from tests.client.test_queue import fill, losing, members, numbers, running, serving, state
 from tests.groups.test_coordinator_share import from_the_beginning, offsets, topic
 
 ACCEPT, RELEASE, REJECT, RENEW = 1, 2, 3, 4
@@ -187,3 +187,24 @@ async def test_more_wait_than_may(autojump_clock, monkeypatch):
             while not found:
                 for queue in queues:
                     found += await queue.pull(timeout=0.1)
+
+
+async def test_a_partition_is_away_while_records_wait(autojump_clock, monkeypatch):
+    """The member asks for more now and then, not all the time."""
+    ask_all = taking.ask_all
+
+    async def away(services, context, wish, watcher):
+        found = await ask_all(services, context, wish, watcher)
+        return [
+            LeaderNotAvailable("offline") if wanted.partition == 1 else plan
+            for wanted, plan in zip(wish.parts, found, strict=True)
+        ]
+
+    async with serving(count=2) as (_machine, mq):
+        await mq.admin.add_partitions("t", 2)
+        monkeypatch.setattr(taking, "ask_all", away)
+        async with mq.queue("t", group="g") as queue:
+            assert numbers(await queue.pull(max_records=1)) == [0]
+            calls = counting(monkeypatch, queue._life, "_take")
+            await trio.sleep(10)
+            assert len(calls) < 100
