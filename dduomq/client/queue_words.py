@@ -153,10 +153,15 @@ def _without_doubles(words: Sequence[Word]) -> tuple[Iterable[Word], list[Word]]
         key = word.place, word.ending.first
         before = last.setdefault(key, word)
         if before is not word:
-            is_renewal = before.ending.kind == RENEW or before.record is not word.record
-            last[key] = word if is_renewal else before
-            spare.append(before if is_renewal else word)
+            is_first = before.record is word.record and not _yields(before.ending, word.ending)
+            last[key] = before if is_first else word
+            spare.append(word if is_first else before)
     return last.values(), spare
+
+
+def _yields(before: RecordEnding, ending: RecordEnding) -> bool:
+    """A renewal yields to an end, and to one that is longer."""
+    return before.kind == RENEW and (ending.kind != RENEW or ending.ms >= before.ms)
 
 
 def _by_place(words: Iterable[Word]) -> Iterable[tuple[QueuePlace, list[Word]]]:

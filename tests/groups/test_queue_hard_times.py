@@ -8,7 +8,7 @@ from dduomq.actors.coordinator_queue_messages import FitQueue
 from dduomq.errors import LeaderNotAvailable, NetworkError, OutcomeUnknown
 from dduomq.listeners import taking
 from dduomq.wire.native_queue import QueueHeartbeat, TakeRecords
-from tests.client.test_queue import fill, losing, members, numbers, running, serving, state
+from tests.client.test_queue import fill, losing, members, numbers, running, serving, state, stop_taking
 from tests.groups.test_coordinator_share import from_the_beginning, offsets, topic
 
 ACCEPT, RELEASE, REJECT, RENEW = 1, 2, 3, 4
@@ -131,6 +131,19 @@ async def test_who_is_in_doubt_takes_nothing(autojump_clock, monkeypatch):
         found = await one.pull()
         await trio.sleep(3)
         assert (len(found), len(one._life.waiting), (await state(mq))[2:]) == (5, 0, (5, 0))
+
+
+async def test_the_longer_renewal_counts(autojump_clock, monkeypatch):
+    """An agreed time and the keeping of locks are said in one request."""
+    async with serving(count=1) as (machine, _), members(machine, 2, ahead=1, auto_ack=False, prefetch=1) as (one, two):
+        [slow] = await one.pull()
+        stop_taking(one)
+        losing(monkeypatch, one._life, 15)
+        await slow.extend(100)
+        await one.pull(timeout=1)
+        begun = trio.current_time()
+        await two.pull()
+        assert trio.current_time() - begun > 95
 
 
 # --- nothing is lost, nothing comes again -----------------------------------------------------------
