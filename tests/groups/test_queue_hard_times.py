@@ -1,5 +1,7 @@
 """Queues through what seldom happens: words that come late or twice, connections that break, groups without members."""
 
+from random import Random
+
 import trio
 
 from dduomq.actors import coordinator_queue
@@ -144,6 +146,31 @@ async def test_the_longer_renewal_counts(autojump_clock, monkeypatch):
         begun = trio.current_time()
         await two.pull()
         assert trio.current_time() - begun > 95
+
+
+async def test_a_handler_that_must_end_keeps_its_record(autojump_clock):
+    """The member is cancelled, its handler goes on for a while, as in a thread: nobody else gets the record."""
+    async with serving(count=1) as (machine, mq), machine.client() as other:
+        ended = trio.Event()
+        other._rng = Random(7)  # each member makes an id of its own
+
+        async def handle(record):
+            with trio.CancelScope(shield=True):
+                await trio.sleep(4 * LOCK_S)
+            ended.set()
+
+        async def work():
+            async with mq.queue("t", group="g") as queue:
+                await queue.run(handle)
+
+        async with trio.open_nursery() as working:
+            working.start_soon(work)
+            await trio.sleep(1)
+            working.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                async with other.queue("t", group="g") as queue:
+                    assert await queue.pull(timeout=3 * LOCK_S) == []
+                    assert not ended.is_set()
 
 
 # --- nothing is lost, nothing comes again -----------------------------------------------------------
