@@ -78,7 +78,7 @@ class SettingAside:
             self._mark(group, key.place, records.decode_marks(value))
             return
         record = records.decode_aside(key, value)
-        if key.place not in group.queues:  # a queue knows itself what is done
+        if not record.tries:  # a queue, which counts them, knows itself what is done
             self._mark(group, key.place, record.offsets)
         self.outbox.add(key.group, key.place, record)
 

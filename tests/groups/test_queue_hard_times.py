@@ -1,5 +1,6 @@
 """Queues through what seldom happens: words that come late or twice, connections that break, groups without members."""
 
+from contextlib import asynccontextmanager
 from random import Random
 
 import trio
@@ -195,6 +196,38 @@ async def test_a_doubt_is_not_forgotten(autojump_clock, monkeypatch):
             while len(found) < 5:
                 found += await one.pull()
         assert {record.delivery_count for record in found} == {1}
+
+
+@asynccontextmanager
+async def used_by_a_queue(machine):
+    """A group that was a share group, and is free now."""
+    async with machine.client() as mq:
+        await topic(mq)
+        [one] = await from_the_beginning(machine, "one")
+        assert await one.take() != []
+        assert await one.beat(epoch=-1) == 0
+        yield mq
+
+
+async def test_marks_of_a_group_that_had_queues(autojump_clock):
+    """It is a consumer group now, and sets a record aside: that is known after a restart, too."""
+    async with running() as machine:
+        async with machine.node(), used_by_a_queue(machine) as mq:
+            async with mq.consumer("t", group="g", start="earliest", auto_ack=False) as consumer:
+                async for record in consumer:
+                    if record.offset == 3:
+                        await record.reject("nonsense")
+                        break
+            machine.platter.kill()
+            machine.network.crash()
+        async with machine.node(), machine.client() as mq:
+            found = []
+            async with mq.consumer("t", group="g", start="earliest", auto_ack=False) as consumer:
+                with trio.move_on_after(10):
+                    async for record in consumer:
+                        found.append(record.offset)
+        assert 3 not in found
+        assert set(found) == {*range(10)} - {3}
 
 
 # --- no work for nothing ----------------------------------------------------------------------------
