@@ -51,8 +51,7 @@ class SettingAside:
             self._mark(key.group, key.place, records.decode_marks(value), is_moved=key.kind == MOVED)
         else:
             record = records.decode_aside(key, value)
-            group = None if record.is_moved else self._table.get_or_make(key.group)
-            if group is None or key.place not in group.queues:  # a queue knows itself what is done
+            if record.tries <= 0:  # a queue, which counts them, knows itself what is done
                 self._mark(key.group, key.place, record.offsets, is_moved=record.is_moved)
             self._handover.outbox(key.group, key.place).add(key.group, key.place, record)
 

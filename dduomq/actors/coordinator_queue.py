@@ -106,11 +106,9 @@ class Queues:
         self._store(group, begun, lambda: reply.set(found), [reply])
 
     def _watch(self, group: Group, places: Sequence[Place], watcher: Watcher) -> None:
-        """Woken when there may be something to get, or at once where too many wait."""
+        """Woken when there may be something to get. Where too many wait, this one looks again when its time is up."""
         group.waiting = [(held, wanted) for held, wanted in group.waiting if not held.gone]
-        if len(group.waiting) >= QUEUE_WATCHERS_MAX:
-            watcher.wake()
-        else:
+        if len(group.waiting) < QUEUE_WATCHERS_MAX:
             group.waiting.append((watcher, frozenset(places)))
 
     def acquire(self, message: Acquire) -> None:
@@ -190,7 +188,7 @@ class Queues:
         queue = None if group is None else group.queues.get(message.place)
         if group is None or queue is None or not self._table.log.is_loaded:
             return
-        if message.end < queue.end:
+        if message.end < min(message.read_at, queue.end):  # else the queue has gone on since somebody looked
             queue.cut(message.end)
             key = QueueKey(group.name, QUEUE, message.place)
             self._store(group, [(key, records.encode_queue(queue.end, queue.records()))], lambda: None, [])

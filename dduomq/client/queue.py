@@ -25,7 +25,7 @@ from dduomq.client.handlers import Handler, is_async
 from dduomq.client.queue_life import QueueLife, QueueOptions
 from dduomq.client.queue_record import QueueRecord
 from dduomq.client.record import Record
-from dduomq.client.tasks import flat_tasks
+from dduomq.client.tasks import Background, flat_tasks
 from dduomq.client.wire import Wire
 from dduomq.errors import NetworkError, OutcomeUnknown, RecordNotHeld, UsageError
 from dduomq.limits import (
@@ -142,17 +142,18 @@ class Queue:
 
     @asynccontextmanager
     async def living(self, tasks: anyio.abc.TaskGroup) -> AsyncIterator["Queue"]:
-        """From joining to leaving."""
-        life = self._life
+        """From joining to leaving. Who is cancelled lives on until his block has ended: a handler may not end at once."""
+        life, background = self._life, Background(tasks)
         try:
             for task in (life.words.run, life.live, life.take_always, life.keep_locks):
-                tasks.start_soon(task)
+                background.start_soon(task)
             await self._join()
             yield self
             self._finish()
             with anyio.move_on_after(CLOSE_S):
                 await life.words.told()
         finally:
+            background.end()
             tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
                 self._finish(RELEASE)

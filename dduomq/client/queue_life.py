@@ -91,6 +91,8 @@ class QueueLife:
         self._assigned = anyio.Event()
         self._alive_until = 0.0  # by the session; the broker counts it from later on
         self._is_in_doubt = False  # what was taken may have been lost on its way
+        self._sure = anyio.Event()  # nothing is taken before it is set
+        self._sure.set()
         self._beat_again = anyio.Event()
         self._held: dict[tuple[QueuePlace, int], QueueRecord] = {}
         self._window = options.prefetch
@@ -121,6 +123,8 @@ class QueueLife:
                 await anyio.sleep(AGAIN_S)
             else:
                 if answer is not None:
+                    if not self._is_in_doubt:
+                        self._sure.set()
                     self._alive_until = sent_at + self._options.session_ms / 1000
                     self._answered(answer)
 
@@ -135,7 +139,11 @@ class QueueLife:
             options.deliveries if is_new else -1, self._held_parts() if is_in_doubt else None,
         )  # fmt: skip
         changed = self._beat_again = anyio.Event()
-        pending = await self._post(body, body.wait_ms + GRACE_MS)
+        try:
+            pending = await self._post(body, body.wait_ms + GRACE_MS)
+        except DduomqError:
+            self._is_in_doubt = self._is_in_doubt or is_in_doubt
+            raise
         pending.call(changed.set)
         with anyio.move_on_after((body.wait_ms + GRACE_MS) / 1000) as scope:
             await changed.wait()
@@ -190,6 +198,7 @@ class QueueLife:
         """There is no hope."""
         self.failure = self.failure or error
         self.joined.set()
+        self._sure.set()
         self._came.set()
 
     # --- taking -------------------------------------------------------------------------------------
@@ -211,9 +220,10 @@ class QueueLife:
                 if not error.retriable and not isinstance(error, NetworkError):
                     self.fail(error)
                     return
-                self._is_in_doubt = True
+                self._is_in_doubt, self._sure = True, anyio.Event()
                 self._beat_again.set()
                 await anyio.sleep(AGAIN_S)
+                await self._sure.wait()  # else the broker might take for lost what it gives meanwhile
 
     async def _take(self, most: int) -> None:
         options = self._options
@@ -224,15 +234,16 @@ class QueueLife:
         )  # fmt: skip
         safe_until = anyio.current_time() + options.lock_ms / 1000
         plain, payload = await self._ask(body, TAKE_WAIT_MS + GRACE_MS)
-        at, is_away = 0, False
+        at, is_away, has_some = 0, False, False
         for part in native.from_plain(RecordsTaken, plain).parts:
             if part.code:
                 is_away = True
                 self._refused(from_code(part.code, part.message or ""))
             else:
+                has_some = True
                 self._add(part, payload[at : at + part.size], safe_until)
             at += part.size
-        if is_away and not self.waiting:
+        if is_away and not has_some:
             await anyio.sleep(AGAIN_S)
         if self.waiting:
             self._came.set()

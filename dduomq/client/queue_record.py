@@ -102,13 +102,15 @@ class QueueRecord(Record):
         """What became of it; on its way from now on. Raises `UsageError` the second time."""
         if self._word is not None:
             raise UsageError(f"{self!r} is {SAID[self._word.ending.kind]} already")
-        ending = RecordEnding(self.at, self.at, kind, ms, reason)
+        ending = RecordEnding(self.at, self.at, kind, ms, reason, self.delivery_count)
         self._word = self._words.say(Word(self._place, ending, self))
         return self._word
 
     def renew(self, ms: int = 0) -> Word:
         """The lock begins anew."""
-        return self._words.say(Word(self._place, RecordEnding(self.at, self.at, RENEW, ms), self))
+        return self._words.say(
+            Word(self._place, RecordEnding(self.at, self.at, RENEW, ms, "", self.delivery_count), self)
+        )
 
 
 def _ms(seconds: Seconds | None) -> int:

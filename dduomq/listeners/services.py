@@ -1,6 +1,7 @@
 """What every listener of a node works with."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 import structlog
@@ -14,6 +15,9 @@ from dduomq.actors.router import Routes
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers
 from dduomq.ports import Clock
+
+if TYPE_CHECKING:
+    from dduomq.listeners.kafka.share_sessions import Member, ShareSession
 
 
 @attrs.frozen
@@ -41,3 +45,4 @@ class Services:
     groups: Groups
     delays: Delays
     topics: GroupTopics
+    share_sessions: "dict[Member, ShareSession]" = attrs.field(factory=dict)  # of all connections

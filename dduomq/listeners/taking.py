@@ -161,7 +161,7 @@ async def _take_once(
                 if isinstance(plan, DduomqError):
                     raise plan
             except OffsetOutOfRange:
-                await _fit(services, mailbox, wish.group, spot)
+                await _fit(services, mailbox, wish.group, spot, read_at)
             except DduomqError as error:
                 found[spot.place] = error
             else:
@@ -223,12 +223,11 @@ def _within(data: memoryview, spans: Sequence[SpanRecord]) -> bytes:
     return bytes(data[begin:end])
 
 
-async def _fit(services: Services, mailbox: Mailbox, group: str, spot: Spot) -> None:
+async def _fit(services: Services, mailbox: Mailbox, group: str, spot: Spot, read_at: int) -> None:
     """The log has not what the queue believes."""
     partition = services.routes.partition(spot.topic, spot.partition)
     state: PartitionState = await ask(partition, lambda reply: Describe(reply=reply))
     if state.log is None:
         raise LeaderNotAvailable(f"{spot.topic}-{spot.partition} is {state.reason or state.state}")
-    await mailbox.put(
-        FitQueue(group=group, place=spot.place, start=state.log.log_start_offset, end=state.log.high_watermark)
-    )
+    start, end = state.log.log_start_offset, state.log.high_watermark
+    await mailbox.put(FitQueue(group=group, place=spot.place, read_at=read_at, start=start, end=end))
