@@ -142,7 +142,7 @@ class Queue:
 
     @asynccontextmanager
     async def living(self, tasks: anyio.abc.TaskGroup) -> AsyncIterator["Queue"]:
-        """From joining to leaving. When cancelled it lives on until its block has ended: a handler may take its time."""
+        """From joining to leaving. When cancelled, it lives on until its block has ended: a handler may need time."""
         life, background = self._life, Background(tasks)
         try:
             for task in (life.words.run, life.live, life.take_always, life.keep_locks):
