@@ -5,7 +5,7 @@ from random import Random
 
 import trio
 
-from dduomq.actors import coordinator_queue
+from dduomq.actors import coordinator, coordinator_queue
 from dduomq.actors.actor import Mailbox
 from dduomq.actors.coordinator_queue_messages import FitQueue
 from dduomq.errors import LeaderNotAvailable, NetworkError, OutcomeUnknown
@@ -221,13 +221,26 @@ async def test_marks_of_a_group_that_had_queues(autojump_clock):
             machine.platter.kill()
             machine.network.crash()
         async with machine.node(), machine.client() as mq:
-            found = []
+            found = set()
             async with mq.consumer("t", group="g", start="earliest", auto_ack=False) as consumer:
                 with trio.move_on_after(10):
                     async for record in consumer:
-                        found.append(record.offset)
-        assert 3 not in found
-        assert set(found) == {*range(10)} - {3}
+                        found.add(record.offset)
+        assert found == {*range(10)} - {3}
+
+
+async def test_a_record_that_waits_for_long(autojump_clock, monkeypatch):
+    """Its group has no members meanwhile, for longer than groups are kept: this one is not forgotten."""
+    monkeypatch.setattr(coordinator, "OFFSET_RETENTION_MS", HOUR_S * 1_000)
+    async with serving(count=2) as (_machine, mq):
+        async with mq.queue("t", group="g", auto_ack=False) as queue:
+            zero, one = await queue.pull()
+            await zero.ack()
+            await one.nack(delay=3 * HOUR_S)
+        await trio.sleep(3 * HOUR_S)
+        async with mq.queue("t", group="g", start="latest") as queue:
+            [again] = await queue.pull(timeout=60)
+            assert (again.offset, again.delivery_count) == (1, 2)
 
 
 # --- no work for nothing ----------------------------------------------------------------------------
@@ -281,3 +294,21 @@ async def test_a_partition_is_away_while_records_wait(autojump_clock, monkeypatc
             calls = counting(monkeypatch, queue._life, "_take")
             await trio.sleep(10)
             assert len(calls) < 100
+
+
+async def test_queues_of_topics_that_are_no_more(autojump_clock, monkeypatch):
+    """They are forgotten, though the group has members all the time."""
+    forget, forgotten = coordinator_queue.Queues.forget, []
+
+    def spy(self, group, places):
+        forgotten.extend(places)
+        forget(self, group, places)
+
+    monkeypatch.setattr(coordinator_queue.Queues, "forget", spy)
+    async with serving(count=1) as (_machine, mq):
+        await topic(mq, name="other")
+        async with mq.queue("t", "other", group="g", auto_ack=False) as queue:
+            await queue.pull()
+            await mq.admin.delete_topic("other")
+            await trio.sleep(2 * coordinator.EXPIRY_INTERVAL_S)
+            assert len(forgotten) == 1
