@@ -13,7 +13,7 @@ import attrs
 
 from dduomq.client.consumer import Ask
 from dduomq.client.queue_record import QueuePlace, Word
-from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, RecordNotHeld, from_code
+from dduomq.errors import CoordinatorNotAvailable, DduomqError, NetworkError, OutcomeUnknown, RecordNotHeld, from_code
 from dduomq.wire import native
 from dduomq.wire.native_queue import RENEW, RecordEnding, RecordsSettled, SettlePart, SettleRecords
 
@@ -114,12 +114,12 @@ class Words:
             plain, _ = await self._ask(body, TIMEOUT_MS)
         except DduomqError as error:
             if error.retriable or isinstance(error, NetworkError):
-                for word in told:
-                    word.tries += isinstance(error, OutcomeUnknown)
+                _note_tries(told, error)
                 return told, True
             self._end(told, error)
             return [], False
         again: list[Word] = []
+        is_away = False
         results = native.from_plain(RecordsSettled, plain).parts
         for (_, _, spoken), result in zip(parts, results, strict=True):
             refused = from_code(result.code, result.message or "") if result.code else None
@@ -128,12 +128,20 @@ class Words:
                     word.is_alone = True
                 again += spoken
             elif refused is not None and refused.retriable:
+                is_away = True
+                _note_tries(spoken, refused)
                 again += spoken
             else:
                 if refused is None:
                     _note_renewals(spoken, sent_at)
                 self._end(spoken, refused)
-        return again, any(not word.is_alone for word in again)
+        return again, is_away
+
+
+def _note_tries(words: Iterable[Word], error: DduomqError) -> None:
+    """They may have been heard, and stored."""
+    for word in words:
+        word.tries += isinstance(error, OutcomeUnknown | CoordinatorNotAvailable)
 
 
 def _note_renewals(words: Iterable[Word], sent_at: float) -> None:

@@ -17,6 +17,7 @@ from tests.groups.test_coordinator_share import from_the_beginning, offsets, top
 ACCEPT, RELEASE, REJECT, RENEW = 1, 2, 3, 4
 LOCK_S = 30
 HOUR_S = 3_600
+SESSION_S = 45
 
 
 # --- one member at a time ---------------------------------------------------------------------------
@@ -294,6 +295,20 @@ async def test_a_partition_is_away_while_records_wait(autojump_clock, monkeypatc
             calls = counting(monkeypatch, queue._life, "_take")
             await trio.sleep(10)
             assert len(calls) < 100
+
+
+async def test_many_reasons(autojump_clock):
+    """Thousands of records are refused at once, each with a long reason: more than can be stored at once."""
+    count = 8_000
+    async with serving(count=count, batch=count) as (_, mq), mq.queue("t", group="g", prefetch=10_000) as queue:
+        await trio.sleep(1)
+        records = await queue.pull(max_records=count)
+        assert len(records) == count
+        with trio.fail_after(5):
+            async with trio.open_nursery() as refusing:
+                for record in records:
+                    refusing.start_soon(record.reject, f"{record.offset}: {'x' * 990}")
+        assert (await state(mq))[2:] == (0, 0)
 
 
 async def test_queues_of_topics_that_are_no_more(autojump_clock, monkeypatch):
