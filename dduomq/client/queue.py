@@ -142,7 +142,7 @@ class Queue:
 
     @asynccontextmanager
     async def living(self, tasks: anyio.abc.TaskGroup) -> AsyncIterator["Queue"]:
-        """From joining to leaving. Who is cancelled lives on until his block has ended: a handler may not end at once."""
+        """From joining to leaving. Who is cancelled lives on until the block has ended: a handler may end later."""
         life, background = self._life, Background(tasks)
         try:
             for task in (life.words.run, life.live, life.take_always, life.keep_locks):

@@ -108,6 +108,22 @@ async def test_an_ack_of_what_has_come_again(autojump_clock, monkeypatch):
         assert await state(mq) == (1, 1, 0, 0)
 
 
+async def test_what_was_given_back_and_comes_again(autojump_clock, monkeypatch):
+    """That it was given back is said again, for the answer was lost: not of what the member has by then."""
+    async with serving(count=5) as (_machine, mq), mq.queue("t", group="g", prefetch=5) as queue:
+        await trio.sleep(1)
+        [working] = await queue.pull(max_records=1)
+        losing(monkeypatch, queue._life, 2 * LOCK_S / 3 + 0.1, is_told=True)
+        await trio.sleep(LOCK_S)
+        assert working.offset == 0
+        found = []
+        while len(found) < 4:
+            found += await queue.pull(max_records=1)
+            await trio.sleep(1)
+        assert sorted(numbers(found)) == [1, 2, 3, 4]
+        assert await queue.pull(timeout=5) == []
+
+
 async def test_who_is_in_doubt_takes_nothing(autojump_clock, monkeypatch):
     """What a member says to have is so when it comes to the broker: nothing was given to it meanwhile."""
     async with serving(count=0) as (machine, mq), members(machine, 1) as (one,):
