@@ -384,19 +384,19 @@ class CoordinatorActor(Actor):
         self._aside.forget_deleted(self._noted)
         oldest = self._table.wall_ms() - OFFSET_RETENTION_MS
         for group in list(self._table.groups.values()):
+            gone = [place for place in group.queues if self._world.routes.name_of(place[0]) is None]
+            if gone:  # also of a group that always has members
+                self._queues.forget(group, gone)
             if group.member_count or group.on_their_way:
                 continue
             newest = max((held.commit_ms for held in group.offsets.values()), default=group.changed_ms)
-            if max(newest, group.changed_ms) < oldest:
+            if max(newest, group.changed_ms) < oldest and not _has_open(group):
                 self._log.store(group.tombstones(), self._noted)
                 self._table.forget(group)
                 continue
             lost = [place for place in group.offsets if self._world.routes.name_of(place[0]) is None]
             if lost:
                 self._offsets.forget(group, lost)
-            gone = [place for place in group.queues if self._world.routes.name_of(place[0]) is None]
-            if gone:
-                self._queues.forget(group, gone)
 
     def _noted(self, result: Acked | DduomqError) -> None:
         """What has gone from the state at once must go from the log, too."""
@@ -437,3 +437,8 @@ class CoordinatorActor(Actor):
     async def quiesce(self) -> None:
         await self._log.quiesce()
         await self._handover.reader.quiesce()
+
+
+def _has_open(group: Group) -> bool:
+    """Whether records of its queues are to be given out again: some may wait for longer than groups are kept."""
+    return any(queue.in_flight for queue in group.queues.values())

@@ -6,6 +6,7 @@ from its log; who waits for records is woken when there may be some.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -32,7 +33,10 @@ from dduomq.errors import CoordinatorLoading, DduomqError, GroupNotEmpty, GroupN
 from dduomq.groups import records
 from dduomq.groups.queue import Change, Dead, Queue, SpanRecord
 from dduomq.groups.records import QUEUE, QUEUED, Place, QueueKey, ShareRecord
-from dduomq.limits import QUEUE_ENDINGS_MAX, QUEUE_LOCK_MS_MAX, QUEUE_LOCK_MS_MIN, QUEUE_WATCHERS_MAX
+from dduomq.limits import MIB, QUEUE_ENDINGS_MAX, QUEUE_LOCK_MS_MAX, QUEUE_LOCK_MS_MIN, QUEUE_WATCHERS_MAX
+
+REASONS_BYTES_MAX = 2 * MIB  # of what is stored at once
+UTF8_MOST = 4  # bytes of a character
 
 
 class Queues:
@@ -103,7 +107,7 @@ class Queues:
         )  # fmt: skip
         if message.watcher is not None:
             self._watch(group, known, message.watcher)
-        self._store(group, begun, lambda: reply.set(found), [reply])
+        self._store(group, begun, lambda: reply.set(found), reply.fail)
 
     def _watch(self, group: Group, places: Sequence[Place], watcher: Watcher) -> None:
         """Woken when there may be something to get. Where too many wait, this one looks again when its time is up."""
@@ -135,20 +139,29 @@ class Queues:
                 left -= sum(span.last - span.first + 1 for span in change.spans)
                 entries += self._entries(group, take.place, change)
                 self._table.schedule_at(group, queue.next_due())
-        self._store(group, entries, lambda: reply.set(Acquired(given, lock_ms)), [reply])
+        self._store(group, entries, lambda: reply.set(Acquired(given, lock_ms)), reply.fail)
 
     # --- settling -----------------------------------------------------------------------------------
 
     def settle(self, message: Settle) -> None:
-        """Part by part: all of a part, or nothing of it."""
+        """Part by part: all of a part is stored, or nothing of it."""
         reply: Reply[Settled] | None = message.reply
         assert reply is not None
         if sum(len(endings) for _, endings in message.parts) > QUEUE_ENDINGS_MAX:
             raise InvalidRequest(f"a request ends at most {QUEUE_ENDINGS_MAX} ranges of records")
         group = self._table.ready(message.group)
         refused: dict[int, DduomqError] = {}
-        entries: list[Entry] = []
+        left = len(message.parts) + 1
         now, wall_ms, limit = self._table.now(), self._table.wall_ms(), group.settings.deliveries
+
+        def ended(at: int = -1, error: DduomqError | None = None) -> None:
+            nonlocal left
+            left -= 1
+            if error is not None:
+                refused[at] = error
+            if not left:
+                reply.set(Settled(refused, group.settings.lock_ms))
+
         for at, (place, endings) in enumerate(message.parts):
             try:
                 queue = group.queues.get(place)
@@ -157,11 +170,11 @@ class Queues:
                 was_full = queue.is_full
                 change = queue.settle(message.member_id, endings, limit=limit, now=now, wall_ms=wall_ms)
             except DduomqError as error:
-                refused[at] = error
+                ended(at, error)
             else:
-                entries += self._entries(group, place, change)
                 self._changed(group, place, was_full=was_full)
-        self._store(group, entries, lambda: reply.set(Settled(refused, group.settings.lock_ms)), [reply])
+                self._store(group, self._entries(group, place, change), ended, partial(ended, at))
+        ended()
 
     def release(self, group: Group, member_id: str) -> None:
         """A member has gone: what it has goes to others."""
@@ -191,7 +204,7 @@ class Queues:
         if message.end < min(message.read_at, queue.end):  # else the queue has gone on since somebody looked
             queue.cut(message.end)
             key = QueueKey(group.name, QUEUE, message.place)
-            self._store(group, [(key, records.encode_queue(queue.end, queue.records()))], lambda: None, [])
+            self._store(group, [(key, records.encode_queue(queue.end, queue.records()))], lambda: None)
             group.wake(message.place)
         change = queue.trim(message.start, self._table.now(), self._table.wall_ms())
         self._note(group, message.place, change)
@@ -254,7 +267,7 @@ class Queues:
             else:
                 group.queues[place] = Queue(offset)
                 entries.append((key, records.encode_queue(offset, ())))
-        self._store(group, entries, lambda: reply.set(None), [reply])
+        self._store(group, entries, lambda: reply.set(None), reply.fail)
 
     def configure(self, message: ConfigureQueues) -> None:
         """Settings change for what is given out from now on."""
@@ -272,14 +285,14 @@ class Queues:
         changes: dict[str, Any] = {name: defaults[name] if v is None else v for name, v in message.changes.items()}
         share.record = attrs.evolve(share.record, **changes)
         group.share_by(share)
-        self._store(group, [*share.everything()], lambda: reply.set(share.record), [reply])
+        self._store(group, [*share.everything()], lambda: reply.set(share.record), reply.fail)
 
     def forget(self, group: Group, places: Sequence[Place]) -> None:
         """Their topics are no more."""
         for place in places:
             del group.queues[place]
         entries: list[Entry] = [(QueueKey(group.name, QUEUE, place), None) for place in places]
-        self._store(group, entries, lambda: None, [])
+        self._store(group, entries, lambda: None)
 
     # --- storing ------------------------------------------------------------------------------------
 
@@ -296,15 +309,16 @@ class Queues:
         if not change.spans:
             return []
         entries: list[Entry] = [(QueueKey(group.name, QUEUED, place), records.encode_queued(change.spans))]
+        most = REASONS_BYTES_MAX // UTF8_MOST // max(1, len(change.dead))  # of a reason, so that all can be stored
         for dead in change.dead:
-            entries += self._bury(group, place, dead)
+            entries += self._bury(group, place, attrs.evolve(dead, reason=dead.reason[:most]))
         return entries
 
     def _note(self, group: Group, place: Place, change: Change) -> None:
         """Store what has changed without anybody's asking."""
         if change.spans:
             self._changed(group, place, was_full=True)
-            self._store(group, self._entries(group, place, change), lambda: None, [])
+            self._store(group, self._entries(group, place, change), lambda: None)
 
     def _changed(self, group: Group, place: Place, *, was_full: bool) -> None:
         """Wake who waits, if there is something to get that there was not."""
@@ -314,7 +328,8 @@ class Queues:
         self._table.schedule_at(group, queue.next_due())
 
     def _store(
-        self, group: Group, entries: list[Entry], then: Callable[[], None], replies: Sequence[Reply[Any]]
+        self, group: Group, entries: list[Entry], then: Callable[[], None],
+        fail: Callable[[DduomqError], None] = lambda _error: None,
     ) -> None:  # fmt: skip
         """All of it or nothing; then answer. Without entries the answer need not wait: it says nothing new."""
         if not entries:
@@ -326,8 +341,7 @@ class Queues:
             if isinstance(result, Acked):
                 then()
                 return
-            for reply in replies:
-                reply.fail(result)
+            fail(result)
             self._on_failure(result)
 
         self._table.log.store_at_once(entries, stored)

@@ -98,7 +98,7 @@ class QueueLife:
         self._window = options.prefetch
         self._came = anyio.Event()
         self._went = anyio.Event()
-        self.words = Words(options.group, member_id, ask, self._word_ended, lambda: self._alive_until)
+        self.words = Words(options.group, member_id, ask, self._word_ended, lambda: self._alive_until, self._is_old)
         self.waiting: deque[QueueRecord] = deque()
         self.working: set[QueueRecord] = set()
         self.joined = anyio.Event()
@@ -324,6 +324,11 @@ class QueueLife:
             del self._held[key]
             if record.is_lost and self.on_lost is not None:
                 self.on_lost(record)
+
+    def _is_old(self, word: Word) -> bool:
+        """Whether its record has come again since it was said."""
+        held = self._held.get((word.place, word.ending.first))
+        return held is not None and held is not word.record
 
     # --- locks --------------------------------------------------------------------------------------
 

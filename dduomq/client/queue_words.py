@@ -5,7 +5,7 @@ stored or refused; a word whose answer was lost is said again. If it is refused 
 was heard the first time; else nobody knows.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import anyio
 import anyio.lowlevel
@@ -13,7 +13,7 @@ import attrs
 
 from dduomq.client.consumer import Ask
 from dduomq.client.queue_record import QueuePlace, Word
-from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, RecordNotHeld, from_code
+from dduomq.errors import CoordinatorNotAvailable, DduomqError, NetworkError, OutcomeUnknown, RecordNotHeld, from_code
 from dduomq.wire import native
 from dduomq.wire.native_queue import RENEW, RecordEnding, RecordsSettled, SettlePart, SettleRecords
 
@@ -26,16 +26,18 @@ class Words:
     """Those of one member."""
 
     def __init__(
-        self, group: str, member_id: str, ask: Ask, on_end: Callable[[Word], None], alive_until: Callable[[], float]
+        self, group: str, member_id: str, ask: Ask, on_end: Callable[[Word], None], alive_until: Callable[[], float],
+        is_old: Callable[[Word], bool] = lambda _word: False,
     ) -> None:  # fmt: skip
         """`on_end` is called for each word that has ended; `alive_until()`: until then the member is surely none that
-        is out.
+        is out; `is_old(word)`: its record has come again since, so it was heard.
         """
         self._group = group
         self._member_id = member_id
         self._ask = ask
         self._on_end = on_end
         self._alive_until = alive_until
+        self._is_old = is_old
         self._waiting: list[Word] = []
         self._more = anyio.Event()
         self._idle = anyio.Event()
@@ -102,8 +104,12 @@ class Words:
 
     async def _tell(self, words: Sequence[Word]) -> tuple[list[Word], bool]:
         """Those that are to be told again; whether that is to wait a little."""
-        needed, spare = _without_doubles(words)
+        old = [word for word in words if self._is_old(word)]
+        self._end(old, None)
+        needed, spare = _without_doubles([word for word in words if not word.is_ended] if old else words)
         self._end(spare, None)
+        if not needed:
+            return [], False
         parts = [part for place, spoken in _by_place(needed) for part in _parts(place, spoken)]
         body = SettleRecords(
             self._group, self._member_id, tuple(SettlePart(*place, tuple(endings)) for place, endings, _ in parts)
@@ -114,12 +120,12 @@ class Words:
             plain, _ = await self._ask(body, TIMEOUT_MS)
         except DduomqError as error:
             if error.retriable or isinstance(error, NetworkError):
-                for word in told:
-                    word.tries += isinstance(error, OutcomeUnknown)
+                _note_tries(told, error)
                 return told, True
             self._end(told, error)
             return [], False
         again: list[Word] = []
+        is_away = False
         results = native.from_plain(RecordsSettled, plain).parts
         for (_, _, spoken), result in zip(parts, results, strict=True):
             refused = from_code(result.code, result.message or "") if result.code else None
@@ -128,12 +134,20 @@ class Words:
                     word.is_alone = True
                 again += spoken
             elif refused is not None and refused.retriable:
+                is_away = True
+                _note_tries(spoken, refused)
                 again += spoken
             else:
                 if refused is None:
                     _note_renewals(spoken, sent_at)
                 self._end(spoken, refused)
-        return again, any(not word.is_alone for word in again)
+        return again, is_away
+
+
+def _note_tries(words: Iterable[Word], error: DduomqError) -> None:
+    """They may have been heard, and stored."""
+    for word in words:
+        word.tries += isinstance(error, OutcomeUnknown | CoordinatorNotAvailable)
 
 
 def _note_renewals(words: Iterable[Word], sent_at: float) -> None:
@@ -143,7 +157,7 @@ def _note_renewals(words: Iterable[Word], sent_at: float) -> None:
             word.record.safe_until = max(word.record.safe_until, sent_at + word.ending.ms / 1000)
 
 
-def _without_doubles(words: Sequence[Word]) -> tuple[Iterable[Word], list[Word]]:
+def _without_doubles(words: Sequence[Word]) -> tuple[Collection[Word], list[Word]]:
     """Of two words about one record the renewal need not be said, nor what was said of an earlier delivery: that was
     heard, or the record had not come again. (What is to be said, what is not.)
     """
