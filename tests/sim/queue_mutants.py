@@ -6,7 +6,8 @@ from dduomq.actors.coordinator_queue import Queues
 from dduomq.client.queue_life import QueueLife
 from dduomq.groups.queue import ACCEPT, ACQUIRED, AVAILABLE, NEVER, RELEASE, Change, Queue
 
-_store, _apply, _settle, _acquire = Queues._store, Queue.apply, Queue.settle, Queue.acquire
+_store, _apply, _settle = Queues._store, Queue.apply, Queue.settle
+_acquire, _expire = Queue.acquire, Queue.expire
 
 
 def _store_nothing(_self, _group, _entries, then, _replies):
@@ -21,6 +22,11 @@ def _answer_first(self, group, entries, then, replies):
 
 def _lock_for_a_third(self, records, now, wall_ms):
     _apply(self, [attrs.evolve(r, ms=r.ms // 3) if r.state == ACQUIRED else r for r in records], now, wall_ms)
+
+
+def _expire_without_asking(self, now, wall_ms, *, limit, can_ask):
+    del can_ask
+    return _expire(self, now, wall_ms, limit=limit, can_ask=lambda _member: False)
 
 
 def _expire_never(self, _now, _wall_ms, *, limit, can_ask):
@@ -66,7 +72,10 @@ def _next_of_all(self):
 QUEUE_MUTANTS = {
     "who has a record is not stored": [(Queues, "_store", _store_nothing)],
     "an ack is answered before it is stored": [(Queues, "_store", _answer_first)],
-    "locks are shorter than was said": [(Queue, "apply", _lock_for_a_third)],
+    "locks are shorter than was said, and nobody is asked": [
+        (Queue, "apply", _lock_for_a_third),
+        (Queue, "expire", _expire_without_asking),
+    ],
     "locks do not end": [(Queue, "expire", _expire_never)],
     "some acks are releases": [(Queue, "settle", _accept_some)],
     "a fresh record is passed": [(Queue, "acquire", _pass_one)],
