@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dduomq import blocking as blocking
     from dduomq import errors as errors
+    from dduomq.client import group_events as events
     from dduomq.client.app import App as App
     from dduomq.client.client import Client as Client
     from dduomq.client.client import connect as connect
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from dduomq.client.idempotence import SqliteStore as SqliteStore
     from dduomq.client.idempotence import once as once
     from dduomq.client.interceptor import Interceptor as Interceptor
+    from dduomq.client.part import GroupRecord as GroupRecord
     from dduomq.client.producer import Delivery as Delivery
     from dduomq.client.queue import Queue as Queue
     from dduomq.client.queue_record import QueueRecord as QueueRecord
     from dduomq.client.record import Message as Message
     from dduomq.client.record import Record as Record
     from dduomq.client.record import SendResult as SendResult
+    from dduomq.client.retrying import RETRY_LADDER as RETRY_LADDER
     from dduomq.client.serializers import CBOR as cbor
     from dduomq.client.serializers import JSON as json
     from dduomq.client.serializers import TEXT as text
@@ -35,11 +38,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "RETRY_LADDER": ("dduomq.client.retrying", "RETRY_LADDER"),
     "DELAY_LEVELS": ("dduomq.wire.delay", "DELAY_LEVELS"),
     "App": ("dduomq.client.app", "App"),
     "Client": ("dduomq.client.client", "Client"),
     "Delivery": ("dduomq.client.producer", "Delivery"),
     "Consumer": ("dduomq.client.group", "Consumer"),
+    "GroupRecord": ("dduomq.client.part", "GroupRecord"),
     "Interceptor": ("dduomq.client.interceptor", "Interceptor"),
     "MemoryStore": ("dduomq.client.idempotence", "MemoryStore"),
     "Message": ("dduomq.client.record", "Message"),
@@ -55,6 +60,7 @@ _HOMES = {
     "blocking": ("dduomq.blocking", None),
     "cbor": ("dduomq.client.serializers", "CBOR"),
     "connect": ("dduomq.client.client", "connect"),
+    "events": ("dduomq.client.group_events", None),
     "errors": ("dduomq.errors", None),
     "json": ("dduomq.client.serializers", "JSON"),
     "open_node": ("dduomq.node", "open_node"),

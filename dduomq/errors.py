@@ -460,6 +460,18 @@ class ScheduleNotFound(DduomqError):
     code = 1146
 
 
+class RecordSettled(DduomqError):
+    """The group is done with this record: it is committed, or was set aside."""
+
+    code = 1150
+
+
+class DeadLettersNotFound(DduomqError):
+    """This group has no dead letters, or not this one."""
+
+    code = 1151
+
+
 def _walk(root: type[DduomqError]) -> list[type[DduomqError]]:
     return [root] + [cls for child in root.__subclasses__() for cls in _walk(child)]
 

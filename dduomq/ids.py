@@ -3,6 +3,7 @@
 Always true: a name that left `check_topic_name` is safe as a path component and as a Kafka topic name.
 """
 
+import hashlib
 import re
 
 import attrs
@@ -11,7 +12,12 @@ from dduomq.errors import InvalidTopic
 
 TOPIC_NAME_MAX = 249
 INTERNAL_PREFIX = "__"
+RETRY, DEAD = "retry", "dlq"  # kinds of topics that the broker keeps for a group
+GROUP_TOPIC_NAME_MAX = 200
+DELAYED_DEAD_TOPIC = "dlq.delayed"  # where delayed messages rest that no topic would take
+DELAYED_GROUP = "__delayed"  # whose topic that is
 _LEGAL = re.compile(r"[a-zA-Z0-9._-]+\Z")
+_ILLEGAL = re.compile(r"[^a-zA-Z0-9._-]")
 
 
 @attrs.frozen(slots=True)
@@ -41,3 +47,18 @@ def check_topic_name(name: str, *, internal: bool = False) -> str:
     if name.startswith(INTERNAL_PREFIX) and not internal:
         raise InvalidTopic(f"topic name {name!r} is reserved: names starting with '__' are the broker's own")
     return name
+
+
+def group_topic_name(kind: str, group: str) -> str:
+    """`retry.billing`, `dlq.billing`: what the topic is called that the broker keeps for a group.
+
+    What of the group's name can't stand in a topic's is replaced, and some digits of a hash tell such groups apart.
+    """
+    if group == DELAYED_GROUP:
+        return DELAYED_DEAD_TOPIC
+    name = f"{kind}.{group}"
+    if len(name) <= GROUP_TOPIC_NAME_MAX and _LEGAL.match(name) and name != DELAYED_DEAD_TOPIC:
+        return name
+    told_apart = hashlib.sha256(group.encode()).hexdigest()[:8]
+    plain = _ILLEGAL.sub("_", name)[: GROUP_TOPIC_NAME_MAX - len(told_apart) - 1]
+    return f"{plain}-{told_apart}"

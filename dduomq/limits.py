@@ -93,6 +93,14 @@ OFFSET_METADATA_CHARACTERS_MAX = 4_096
 OFFSET_RETENTION_MS = 7 * 24 * 3_600_000  # of a group without members
 GROUPS_REWRITE_BYTES = 64 * MIB  # when a coordinator's log has grown by so much, its state is written anew
 
+# records that a group sets aside
+ASIDE_OFFSETS_MAX = 500  # of one request
+ASIDE_RANGES_MAX = 10_000  # that one group has of one partition behind what it has committed
+ASIDE_LANES = 64  # of one coordinator: what can't be copied just now holds up its lane
+ASIDE_WAITING_MAX = 20_000  # records of one lane that are to be copied
+ASIDE_TEXT_CHARACTERS_MAX = 1_000  # of an error or a reason
+HANDOVER_RECORDS_MAX = 500  # copied at once
+HANDOVER_BYTES_MAX = 4 * MIB
 # queues: share groups
 QUEUE_LOCKS_MAX = 10_000  # records of one partition that a group has in hand
 QUEUE_LOCK_MS = 30_000
@@ -132,3 +140,17 @@ FILTER_DEPTH_MAX = 100  # of parentheses and operators inside one another
 FILTER_STEPS_MAX = 250_000  # that all LIKEs of a filter may take for one record; what needs more is NULL
 FILTER_VALUE_BYTES_MAX = 64 * KIB  # a header or key that is longer is NULL to a filter
 FILTER_NUMBER_CHARACTERS_MAX = 64  # a longer number is none
+
+# the metadata quorum
+RAFT_MEMBERS_MAX = 1_000  # voters and learners
+RAFT_BATCH_BYTES_MAX = 1 * MIB  # entries of one message; a larger entry goes alone
+RAFT_IN_FLIGHT_MAX = 64  # messages with entries that one follower has not answered yet
+RAFT_UNCOMMITTED_BYTES_MAX = 64 * MIB  # proposals that a leader has taken and not committed
+RAFT_PROPOSAL_BYTES_MAX = 4 * MIB
+RAFT_APPLY_BYTES_MAX = 4 * MIB  # committed entries that are handed out at once; a larger entry goes alone
+RAFT_MESSAGES_MAX = 4_096  # that wait to be sent; beyond that the oldest are lost, as on a bad network
+RAFT_READS_MAX = 4_096  # reads that wait until a leader is sure that it leads
+RAFT_ENTRIES_KEPT = 1_000  # behind a snapshot, for followers that are a little late
+RAFT_LEARNER_LAG_MAX = 100  # entries that a learner may be behind and still be given a vote
+RAFT_SNAPSHOT_BYTES_MAX = 64 * MIB
+RAFT_SEGMENT_BYTES = 4 * MIB  # of the write-ahead log; the write that fills it goes into it whole

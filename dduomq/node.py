@@ -26,6 +26,7 @@ from dduomq.actors.alarms import Alarms
 from dduomq.actors.coordinator_table import CoordinatorWorld
 from dduomq.actors.delays import Delays
 from dduomq.actors.disk import DiskActor, DiskClient
+from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.groups import Groups
 from dduomq.actors.janitor import Chores, JanitorActor, Tick
 from dduomq.actors.nursery import open_flat_nursery
@@ -242,19 +243,19 @@ class _Builder:
         nursery.start_soon(self._tick, janitor)
         alarms = Alarms()
         nursery.start_soon(alarms.run)
-        groups = Groups(
-            admin,
-            supervisor,
-            CoordinatorWorld(ports.clock, ports.rng, disk, alarms, routes, self._log, config.assignors),
+        topics = GroupTopics(admin, routes, self._log, nursery.start_soon)
+        delays = Delays(admin, supervisor, ports.clock, disk, alarms, routes, topics, self._log, nursery.start_soon)
+        shared = CoordinatorWorld(
+            ports.clock, ports.rng, disk, alarms, routes, self._log, topics, delays.wheel_now, config.assignors
         )
+        groups = Groups(admin, supervisor, shared)
         groups.start()
-        delays = Delays(admin, supervisor, ports.clock, disk, alarms, routes, self._log, nursery.start_soon)
         delays.start()
         services = Services(
             ports.clock, routes, admin, self._gate, Buffers(config.requests_bytes_max), disk_client,
             config.node_id, cluster_id, epoch, self._advertised(addresses), self._log, bytearray(SCRATCH_BYTES),
             config.connections_max, config.connections_idle_ms, config.data_dir,
-            tuple(ConfigValue(*entry) for entry in config.entries()), groups, delays,
+            tuple(ConfigValue(*entry) for entry in config.entries()), groups, delays, topics,
         )  # fmt: skip
         return Node(config.node_id, cluster_id, addresses, services, Server(services), supervisor, doors)
 

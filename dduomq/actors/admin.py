@@ -110,6 +110,8 @@ class Admin:
         config: Mapping[str, str] | None = None,
         validate_only: bool = False,
         internal: bool = False,
+        kind: str = "",
+        group: str = "",
     ) -> TopicRecord:
         """Make a topic; 0 means the node's default.
 
@@ -121,7 +123,7 @@ class Admin:
         self._check_partitions(count, added=count)
         if replication not in {0, -1, 1}:
             raise InvalidReplicationFactor(f"{replication} replicas were asked for, this cluster has 1 node")
-        record = TopicRecord(name, self._new_id(), count, 1, dict(config or {}), self._clock.wall_ms())
+        record = TopicRecord(name, self._new_id(), count, 1, dict(config or {}), self._clock.wall_ms(), kind, group)
         self.settings_of(record)
         if name in self._routes.table:
             raise TopicAlreadyExists(f"topic {name!r} exists already")

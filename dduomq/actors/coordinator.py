@@ -20,6 +20,8 @@
 | RemoveMember | listeners | None | nothing | a member is put out |
 | Commit | listeners | refused places | nothing | offsets are stored, then answered |
 | FetchOffsets | listeners | places and offsets | nothing | what is stored |
+| SetAside | listeners | BeenSetAside | nothing | records are done with here; their copies follow elsewhere |
+| FetchAside | listeners | places and ranges | nothing | which records are set aside |
 | DeleteOffsets | listeners | places that may not go | nothing | offsets are forgotten |
 | ListGroups | listeners | tuple of GroupOverview | nothing | a picture of all |
 | DescribeGroup | listeners | GroupDescription | nothing | a picture of one |
@@ -29,6 +31,9 @@
 | Fetched | partition | nothing | nothing | a piece of the log is to be read at the start |
 | Loaded | disk | nothing | nothing | a piece of the log has been read |
 | Stored | partition | nothing | nothing | a batch of records is in the log, or could not be |
+| PieceFound | partition | nothing | nothing | where a record lies that is to be copied is known |
+| PieceRead | disk | nothing | nothing | it has been read |
+| HandedOver | wheel | nothing | nothing | a wheel has copies, or could not take them |
 
 Always true: requests make records, records make state: an offset is shown, and an assignment given out, only after
 its record is as durable as the topic `__groups` promises; whoever replays the log has the same state. The log does
@@ -40,23 +45,29 @@ from typing import ClassVar
 
 from dduomq.actors.actor import Actor, Mailbox, Message
 from dduomq.actors.alarms import Alarm
+from dduomq.actors.coordinator_aside import SettingAside
 from dduomq.actors.coordinator_classic import ClassicMembers
 from dduomq.actors.coordinator_consumer import ConsumerMembers
-from dduomq.actors.coordinator_log import CoordinatorLog, Entry
+from dduomq.actors.coordinator_handover import Handover
+from dduomq.actors.coordinator_log import CoordinatorLog
 from dduomq.actors.coordinator_messages import (
     Commit,
     DeleteGroup,
     DeleteOffsets,
     DescribeGroup,
+    FetchAside,
     FetchOffsets,
     GroupBeat,
+    HandedOver,
     Heartbeat,
     Join,
     Leave,
     ListGroups,
     RemoveMember,
+    SetAside,
     Sync,
 )
+from dduomq.actors.coordinator_offsets import Offsets
 from dduomq.actors.coordinator_queue import Queues
 from dduomq.actors.coordinator_queue_messages import (
     Acquire,
@@ -75,31 +86,29 @@ from dduomq.actors.coordinator_table import CoordinatorWorld, Group, GroupTable,
 from dduomq.actors.coordinator_upgraded import UpgradedMembers
 from dduomq.actors.journal import Begun, Fetched, JournalWorld, Loaded, Stored
 from dduomq.actors.partition_messages import Acked
+from dduomq.actors.record_reader import PieceFound, PieceRead
 from dduomq.errors import (
     CoordinatorLoading,
     CoordinatorNotAvailable,
     DduomqError,
     GroupNotEmpty,
-    GroupNotFound,
-    NotOwner,
-    OffsetMovedBack,
-    SubscribedToTopic,
 )
 from dduomq.groups import records
 from dduomq.groups.classic import ClassicGroup
 from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.member import NEVER
 from dduomq.groups.records import (
+    AsideKey,
     ConsumersKey,
     GroupKey,
+    HandedKey,
     Key,
+    MarksKey,
     MemberKey,
     OffsetKey,
-    Place,
     QueueKey,
     ShareKey,
 )
-from dduomq.groups.subscription import topics_of
 from dduomq.limits import DESCRIBE_WAIT_MS_MAX, OFFSET_RETENTION_MS
 
 EXPIRY_INTERVAL_S = 600
@@ -109,7 +118,8 @@ class CoordinatorActor(Actor):
     """Answers for the groups of one partition of `__groups`."""
 
     __slots__ = (
-        "_alarm_at", "_classic", "_consumer", "_expire_at", "_failure", "_log", "_queues", "_share", "_table", "_world",
+        "_alarm_at", "_aside", "_classic", "_consumer", "_expire_at", "_failure", "_handover", "_log", "_offsets",
+        "_queues", "_share", "_table", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Join: "_on_join",
@@ -130,6 +140,8 @@ class CoordinatorActor(Actor):
         RemoveMember: "_on_remove_member",
         Commit: "_on_commit",
         FetchOffsets: "_on_fetch_offsets",
+        SetAside: "_on_set_aside",
+        FetchAside: "_on_fetch_aside",
         DeleteOffsets: "_on_delete_offsets",
         ListGroups: "_on_list_groups",
         DescribeGroup: "_on_describe_group",
@@ -139,20 +151,26 @@ class CoordinatorActor(Actor):
         Fetched: "_on_fetched",
         Loaded: "_on_loaded",
         Stored: "_on_stored",
+        PieceFound: "_on_piece_found",
+        PieceRead: "_on_piece_read",
+        HandedOver: "_on_handed_over",
     }
 
-    def __init__(self, mailbox: Mailbox, partition: Mailbox, world: CoordinatorWorld) -> None:
+    def __init__(self, mailbox: Mailbox, number: int, partition: Mailbox, world: CoordinatorWorld) -> None:
         super().__init__(mailbox)
         self._world = world
         self._log = CoordinatorLog(
             mailbox, JournalWorld(partition, world.disk, world.clock, world.log, CoordinatorNotAvailable), self._apply,
-            lambda: [group.everything() for group in self._table.groups.values()],
+            lambda: [*(group.everything() for group in self._table.groups.values()), self._aside.everything()],
         )  # fmt: skip
         self._table = GroupTable(mailbox.name, self._log, world)
+        self._handover = Handover(mailbox, number, self._table, self._on_failure)
+        self._aside = SettingAside(self._table, self._handover, self._on_failure)
         self._consumer = ConsumerMembers(self._table, self._on_failure)
+        self._offsets = Offsets(self._table, self._consumer)
         upgraded = UpgradedMembers(self._table, lambda group, then: self._consumer.settle(group, [], then))
         self._classic = ClassicMembers(self._table, upgraded, self._on_failure)
-        self._queues = Queues(self._table, self._on_failure)
+        self._queues = Queues(self._table, self._aside.bury, self._on_failure)
         self._share = ShareMembers(self._table, self._queues, self._on_failure)
         self._failure: DduomqError | None = None  # why the state has to be read anew
         self._expire_at = world.clock.monotonic() + EXPIRY_INTERVAL_S
@@ -178,12 +196,23 @@ class CoordinatorActor(Actor):
     def _on_stored(self, message: Stored) -> None:
         self._log.stored(message)
 
+    def _on_piece_found(self, message: PieceFound) -> None:
+        self._handover.reader.found(message)
+
+    def _on_piece_read(self, message: PieceRead) -> None:
+        self._handover.reader.read_done(message)
+
+    def _on_handed_over(self, message: HandedOver) -> None:
+        self._handover.handed_over(message)
+
     def _apply(self, key: Key, value: bytes | None) -> None:
         """What a record says is so."""
         table, now = self._table, self._table.now()
-        if isinstance(key, OffsetKey):
+        if isinstance(key, AsideKey | MarksKey | HandedKey):
+            self._aside.apply(key, value)
+        elif isinstance(key, OffsetKey):
             if value is not None:
-                table.get_or_make(key.group).offsets[key.place] = records.decode_offset(value)
+                table.get_or_make(key.group).committed(key.place, records.decode_offset(value))
             elif key.group in table.groups:
                 table.groups[key.group].offsets.pop(key.place, None)
         elif isinstance(key, GroupKey):
@@ -225,6 +254,8 @@ class CoordinatorActor(Actor):
         ended = CoordinatorNotAvailable(f"{self.mailbox.name} reads its log anew")
         self._refuse_all(ended)
         self._table.clear()
+        self._handover.reader.reset(ended)
+        self._aside.reset()
         self._log.restart(ended)
         self._failure = None
 
@@ -274,89 +305,22 @@ class CoordinatorActor(Actor):
     def _on_queue(self, message: Message) -> None:
         self._queues.handle(message)
 
-    # --- offsets ------------------------------------------------------------------------------------
+    # --- offsets, and what stands aside -------------------------------------------------------------
 
     def _on_commit(self, message: Commit) -> None:
-        reply, table = message.reply, self._table
-        assert reply is not None
-        is_simple = message.generation < 0 and not message.member_id
-        group = table.ready(message.group, create=True) if is_simple else table.of_member(message.group)
-        places = [place for place, _ in message.offsets]
-        refused = self._check_commit(group, message, places)
-        offsets = {place: committed for place, committed in message.offsets if place not in refused}
-        group.send(offsets)
-        if not offsets:
-            reply.set(refused)
-            return
-
-        def stored(result: Acked | DduomqError) -> None:
-            group.arrived(offsets, is_stored=isinstance(result, Acked))
-            group.changed_ms = table.wall_ms()
-            if isinstance(result, Acked):
-                reply.set(refused)
-            else:
-                reply.fail(result)
-
-        entries: list[Entry] = [
-            (OffsetKey(message.group, place), records.encode_offset(committed)) for place, committed in offsets.items()
-        ]
-        self._log.store(entries, stored)
-
-    def _check_commit(self, group: Group, message: Commit, places: list[Place]) -> dict[Place, DduomqError]:
-        """Raises what is wrong with all of it; the places that may not be committed, each with why."""
-        now, refused = self._table.now(), dict[Place, DduomqError]()
-        if group.share is not None:
-            raise GroupNotFound(f"group {group.name!r} is a share group: it has no offsets to commit")
-        if group.consumer is None:
-            group.classic.check_commit(message.member_id, message.instance_id, message.generation, now)
-        else:
-            foreign = group.consumer.check_commit(
-                message.member_id, message.instance_id, message.generation, places, now
-            )
-            if message.is_strict:
-                refused.update({place: NotOwner() for place in foreign})
-        if message.is_strict and not message.rewind:
-            for place, committed in message.offsets:
-                held = group.newest(place)
-                if held is not None and held.offset > committed.offset:
-                    refused.setdefault(
-                        place, OffsetMovedBack(f"{held.offset} is committed; {committed.offset} would move it back")
-                    )
-        return refused
+        self._offsets.commit(message)
 
     def _on_fetch_offsets(self, message: FetchOffsets) -> None:
-        assert message.reply is not None
-        try:
-            group = self._table.ready(message.group)
-        except GroupNotFound:
-            message.reply.set({})
-            return
-        message.reply.set(dict(group.offsets))
+        self._offsets.fetch(message)
 
     def _on_delete_offsets(self, message: DeleteOffsets) -> None:
-        reply = message.reply
-        assert reply is not None
-        group = self._table.ready(message.group)
-        subscribed = (
-            group.share.subscribed() if group.share is not None
-            else group.classic.subscribed(topics_of) if group.consumer is None
-            else group.consumer.subscribed(self._consumer.catalog)
-        )  # fmt: skip
-        refused = {place: SubscribedToTopic() for place, topic in message.places.items() if topic in subscribed}
-        gone = [place for place in message.places if place not in refused and group.newest(place) is not None]
-        group.send(dict.fromkeys(gone))
+        self._offsets.delete(message)
 
-        def stored(result: Acked | DduomqError) -> None:
-            group.arrived(dict.fromkeys(gone), is_stored=isinstance(result, Acked))
-            if isinstance(result, Acked):
-                reply.set(refused)
-            else:
-                reply.fail(result)
+    def _on_set_aside(self, message: SetAside) -> None:
+        self._aside.set_aside(message)
 
-        if gone:
-            self._log.store([(OffsetKey(message.group, place), None) for place in gone], stored)
-        else:
-            reply.set(refused)
+    def _on_fetch_aside(self, message: FetchAside) -> None:
+        self._aside.fetch(message)
 
     # --- looking and deleting -----------------------------------------------------------------------
 
@@ -420,6 +384,7 @@ class CoordinatorActor(Actor):
         """Forget groups that nobody has used for long, and offsets of topics that are no more."""
         if not self._log.is_loaded:
             return
+        self._aside.forget_deleted(self._noted)
         oldest = self._table.wall_ms() - OFFSET_RETENTION_MS
         for group in list(self._table.groups.values()):
             if group.member_count or group.on_their_way:
@@ -431,20 +396,10 @@ class CoordinatorActor(Actor):
                 continue
             lost = [place for place in group.offsets if self._world.routes.name_of(place[0]) is None]
             if lost:
-                self._forget_offsets(group, lost)
+                self._offsets.forget(group, lost)
             gone = [place for place in group.queues if self._world.routes.name_of(place[0]) is None]
             if gone:
                 self._queues.forget(group, gone)
-
-    def _forget_offsets(self, group: Group, places: list[Place]) -> None:
-        gone = dict.fromkeys(places)
-        group.send(gone)
-
-        def stored(result: Acked | DduomqError) -> None:
-            group.arrived(gone, is_stored=isinstance(result, Acked))
-
-        entries: list[Entry] = [(OffsetKey(group.name, place), None) for place in places]
-        self._log.store(entries, stored)
 
     def _noted(self, result: Acked | DduomqError) -> None:
         """What has gone from the state at once must go from the log, too."""
@@ -452,7 +407,7 @@ class CoordinatorActor(Actor):
             self._on_failure(result)
 
     def _set_alarm(self) -> None:
-        at = min(self._table.first_due(), self._expire_at, self._log.retry_at)
+        at = min(self._table.first_due(), self._expire_at, self._log.retry_at, self._handover.next_at())
         if at < self._alarm_at:
             self._alarm_at = at
             self._world.alarms.wake(self.mailbox, at)
@@ -462,6 +417,7 @@ class CoordinatorActor(Actor):
     def after_drain(self) -> None:
         if self._failure is not None:
             self._read_anew()
+        self._handover.go()
         self._log.flush()
         self._set_alarm()
 
@@ -483,3 +439,4 @@ class CoordinatorActor(Actor):
 
     async def quiesce(self) -> None:
         await self._log.quiesce()
+        await self._handover.reader.quiesce()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from dduomq.actors.actor import Mailbox
-from dduomq.actors.journal import Journal, JournalWorld, OnStored, Stored
+from dduomq.actors.journal import Journal, JournalWorld, OnStored, Stored, each
 from dduomq.actors.partition_messages import Acked
 from dduomq.errors import DduomqError
 from dduomq.groups import records
@@ -30,7 +30,7 @@ class CoordinatorLog(Journal[Entry]):
         apply: Callable[[Key, bytes | None], None],
         live: Callable[[], Iterable[list[Entry]]],
     ) -> None:
-        super().__init__(mailbox, world, _entry, lambda entry: apply(*entry))
+        super().__init__(mailbox, world, each(_entry), lambda entry: apply(*entry))
         self._live = live
         self._rewriting = False
         self._rewritten_at = 0  # the journal's size then
@@ -62,7 +62,7 @@ class CoordinatorLog(Journal[Entry]):
             if isinstance(result, Acked):
                 firsts.append(result.base_offset)
             if not left:
-                self._rewriting = False
+                self._rewriting, self._rewritten_at = False, self.size_bytes  # what was written for that is no growth
                 if len(firsts) == len(parts):
                     self.purge(firsts[0])
 

@@ -81,6 +81,52 @@ class FetchOffsets(Message):
     group: str
 
 
+@attrs.frozen
+class ToBeAside:
+    """Records of one place; `to`: see `dduomq.groups.aside`. `due_ms`: wall clock. `is_foreign`: for another member."""
+
+    place: Place
+    offsets: tuple[int, ...]
+    to: str
+    due_ms: int
+    error: str = ""
+    reason: str = ""
+    is_foreign: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class SetAside(Message):
+    """Records that a group can't be done with. `generation` -1 and no member: an operator moves dead letters."""
+
+    group: str
+    member_id: str
+    generation: int
+    parts: tuple[ToBeAside, ...]
+
+
+@attrs.frozen
+class BeenSetAside:
+    """By part: why it was refused, and how many records have been set aside by this very request."""
+
+    refused: Mapping[int, DduomqError]
+    counts: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class FetchAside(Message):
+    """Which records a group has set aside, by place, as ranges; only those behind what it has committed."""
+
+    group: str
+
+
+@attrs.frozen(kw_only=True)
+class HandedOver(Message):
+    """A wheel has taken copies, or has not. `serial` is the handing-over's."""
+
+    serial: int
+    error: BaseException | None
+
+
 @attrs.frozen(kw_only=True)
 class DeleteOffsets(Message):
     """`topics`: the name of each place's topic, to see whether members subscribe to it."""

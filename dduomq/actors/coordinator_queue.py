@@ -37,12 +37,18 @@ from dduomq.limits import QUEUE_ENDINGS_MAX, QUEUE_LOCK_MS_MAX, QUEUE_LOCK_MS_MI
 
 
 class Queues:
-    """The coordinator's hands for queues. `on_failure`: storing has failed."""
+    """The coordinator's hands for queues. `bury`: what to store so that dead records rest where people see them;
+    `on_failure`: storing has failed.
+    """
 
-    __slots__ = ("_on_failure", "_table")
+    __slots__ = ("_bury", "_on_failure", "_table")
 
-    def __init__(self, table: GroupTable, on_failure: Callable[[DduomqError], None]) -> None:
+    def __init__(
+        self, table: GroupTable, bury: Callable[[Group, Place, Dead], list[Entry]],
+        on_failure: Callable[[DduomqError], None],
+    ) -> None:  # fmt: skip
         self._table = table
+        self._bury = bury
         self._on_failure = on_failure
 
     # --- the start ----------------------------------------------------------------------------------
@@ -102,11 +108,9 @@ class Queues:
         self._store(group, begun, lambda: reply.set(found), [reply])
 
     def _watch(self, group: Group, places: Sequence[Place], watcher: Watcher) -> None:
-        """Woken when there may be something to get, or at once where too many wait."""
+        """Woken when there may be something to get. Where too many wait, this one looks again when its time is up."""
         group.waiting = [(held, wanted) for held, wanted in group.waiting if not held.gone]
-        if len(group.waiting) >= QUEUE_WATCHERS_MAX:
-            watcher.wake()
-        else:
+        if len(group.waiting) < QUEUE_WATCHERS_MAX:
             group.waiting.append((watcher, frozenset(places)))
 
     def acquire(self, message: Acquire) -> None:
@@ -186,7 +190,7 @@ class Queues:
         queue = None if group is None else group.queues.get(message.place)
         if group is None or queue is None or not self._table.log.is_loaded:
             return
-        if message.end < queue.end:
+        if message.end < min(message.read_at, queue.end):  # else the queue has gone on since somebody looked
             queue.cut(message.end)
             key = QueueKey(group.name, QUEUE, message.place)
             self._store(group, [(key, records.encode_queue(queue.end, queue.records()))], lambda: None, [])
@@ -303,16 +307,9 @@ class Queues:
         if not change.spans:
             return []
         entries: list[Entry] = [(QueueKey(group.name, QUEUED, place), records.encode_queued(change.spans))]
-        return entries + self._dead(group, place, change.dead)
-
-    def _dead(self, group: Group, place: Place, dead: Sequence[Dead]) -> list[Entry]:
-        """Records that nobody gets any more; what is to be stored with the news."""
-        for each in dead:
-            self._table.world.log.warning(
-                "record_dead", group=group.name, topic=self._table.world.routes.name_of(place[0]), partition=place[1],
-                first=each.first, last=each.last, deliveries=each.count, reason=each.reason,
-            )  # fmt: skip
-        return []
+        for dead in change.dead:
+            entries += self._bury(group, place, dead)
+        return entries
 
     def _note(self, group: Group, place: Place, change: Change) -> None:
         """Store what has changed without anybody's asking."""

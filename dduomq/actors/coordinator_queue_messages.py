@@ -79,10 +79,11 @@ class ReleaseHeld(Message):
 
 @attrs.frozen(kw_only=True)
 class FitQueue(Message):
-    """The partition's log has `start` to `end`: less than the queue believes."""
+    """The partition's log has `start` to `end`, and had nothing at `read_at`."""
 
     group: str
     place: Place
+    read_at: int
     start: int
     end: int
 

@@ -6,7 +6,7 @@ when the kind changes.
 """
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -16,6 +16,7 @@ from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.alarms import Alarms
 from dduomq.actors.coordinator_log import CoordinatorLog, Entry
 from dduomq.actors.coordinator_messages import ConsumerDescription, GroupDescription, GroupOverview
+from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.partition_messages import Watcher
 from dduomq.actors.router import Routes, TopicRoute
 from dduomq.errors import (
@@ -33,10 +34,11 @@ from dduomq.groups.classic import ClassicGroup
 from dduomq.groups.consumer import ConsumerGroup
 from dduomq.groups.member import NEVER
 from dduomq.groups.queue import Queue
-from dduomq.groups.records import QUEUE, Committed, GroupKey, OffsetKey, Place, QueueKey, ShareRecord
+from dduomq.groups.records import QUEUE, Committed, GroupKey, MarksKey, OffsetKey, Place, QueueKey, ShareRecord
 from dduomq.groups.share import ASSIGNOR, ShareGroup
 from dduomq.limits import GROUP_NAME_CHARACTERS_MAX, GROUPS_PER_COORDINATOR_MAX
 from dduomq.ports import Clock, Rng
+from dduomq.wire.ranges import Ranges
 
 CLASSIC, CONSUMER, SHARE = "classic", "consumer", "share"
 NOT_THERE = object()
@@ -44,7 +46,10 @@ NOT_THERE = object()
 
 @attrs.frozen
 class CoordinatorWorld:
-    """What all coordinators of a node share. `assignors` are those of the node's user."""
+    """What all coordinators of a node share. `assignors` are those of the node's user.
+
+    `wheel_of`: the wheel of a topic's partition; None until the wheels run.
+    """
 
     clock: Clock
     rng: Rng
@@ -52,6 +57,8 @@ class CoordinatorWorld:
     alarms: Alarms
     routes: Routes
     log: structlog.stdlib.BoundLogger
+    topics: GroupTopics
+    wheel_of: Callable[[str, int], Mailbox | None]
     assignors: Mapping[str, Assignor] = attrs.field(factory=dict)
 
 
@@ -68,8 +75,8 @@ class Group:
     """One group: its members, and how far it has come."""
 
     __slots__ = (
-        "alarm_at", "changed_ms", "classic", "consumer", "doubted", "name", "offsets", "on_their_way", "parked",
-        "queues", "record", "share", "stored", "version", "waiting", "watching",
+        "alarm_at", "aside", "changed_ms", "classic", "consumer", "doubted", "name", "offsets", "on_their_way",
+        "parked", "queues", "record", "share", "stored", "version", "waiting", "watching",
     )  # fmt: skip
 
     def __init__(self, name: str) -> None:
@@ -78,6 +85,7 @@ class Group:
         self.consumer: ConsumerGroup | None = None  # set while the broker shares out
         self.offsets: dict[Place, Committed] = {}  # those that are stored
         self.on_their_way: dict[Place, Committed | None] = {}  # the newest that are not; None: to be forgotten
+        self.aside: dict[Place, Ranges] = {}  # what was set aside behind the committed offset, stored or on its way
         self.record: records.GroupRecord | None = None  # of the classic members, as it is in the log, or on its way
         self.stored = -1  # the classic generation whose record is in the log, or on its way
         self.changed_ms = 0
@@ -182,6 +190,7 @@ class Group:
             for place, held in offsets.items()
             if held is not None
         ]
+        entries += [(MarksKey(self.name, at), records.encode_marks(held.flat)) for at, held in self.aside.items()]
         entries += [
             (QueueKey(self.name, QUEUE, place), records.encode_queue(queue.end, queue.records()))
             for place, queue in self.queues.items()
@@ -224,7 +233,22 @@ class Group:
             if committed is None:
                 self.offsets.pop(place, None)
             else:
-                self.offsets[place] = committed
+                self.committed(place, committed)
+
+    def committed(self, place: Place, committed: Committed) -> None:
+        """This is so, and stored: what lies before needs no mark any more."""
+        self.offsets[place] = committed
+        aside = self.aside.get(place)
+        if aside is not None:
+            aside.drop_below(committed.offset)
+            if not aside:
+                del self.aside[place]
+
+    # --- what was set aside -------------------------------------------------------------------------
+
+    def marks(self, place: Place) -> Ranges:
+        """What was set aside of a place."""
+        return self.aside.setdefault(place, Ranges())
 
     # --- looking ------------------------------------------------------------------------------------
 
@@ -372,4 +396,6 @@ class RoutesCatalog:
         return None if route is None else Assignable(route.record.topic_id, name, len(route.partitions))
 
     def names(self) -> Iterable[str]:
-        return (name for name in self._routes.table if not name.startswith("__"))
+        """Those that a pattern may find: what the broker keeps for itself, or for a group, it does not."""
+        routes = self._routes.table.items()
+        return (name for name, route in routes if not (name.startswith("__") or route.record.kind))

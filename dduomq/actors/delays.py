@@ -12,24 +12,23 @@ import structlog
 from dduomq.actors.actor import Mailbox
 from dduomq.actors.admin import Admin
 from dduomq.actors.alarms import Alarms
+from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.internal_topic import InternalTopic
 from dduomq.actors.router import Routes
 from dduomq.actors.supervisor import Supervisor
 from dduomq.actors.wheel import WheelActor
 from dduomq.actors.wheel_firing import WheelWorld
-from dduomq.errors import DduomqError, DelayedNotFound, TopicAlreadyExists
-from dduomq.limits import BATCH_BYTES_CEILING, DELAY_PARTITIONS
+from dduomq.errors import DduomqError, DelayedNotFound
+from dduomq.limits import DELAY_PARTITIONS
 from dduomq.ports import Clock
 
 DELAY_TOPIC = "__delay"
-DEAD_LETTERS_RETENTION_MS = 30 * 24 * 3_600_000
-DEAD_LETTERS = {"max.message.bytes": str(BATCH_BYTES_CEILING), "retention.ms": str(DEAD_LETTERS_RETENTION_MS)}
 
 
 class Delays:
-    """The way to the wheels. `background(function)` runs a coroutine function beside everything else."""
+    """The way to the wheels."""
 
-    __slots__ = ("_admin", "_background", "_log", "_making", "_topic")
+    __slots__ = ("_background", "_is_making", "_log", "_topic")
 
     def __init__(
         self,
@@ -39,20 +38,20 @@ class Delays:
         disk: Mailbox,
         alarms: Alarms,
         routes: Routes,
+        topics: GroupTopics,
         log: structlog.stdlib.BoundLogger,
         background: Callable[..., None],
     ) -> None:
-        world = WheelWorld(clock, disk, routes, log, alarms.wake, self._make_topic)
+        world = WheelWorld(clock, disk, routes, log, alarms.wake, topics)
 
         def run(at: int, partition: Mailbox) -> Mailbox:
             mailbox = Mailbox(f"delay-{at}")
             supervisor.start(mailbox, lambda box: WheelActor(box, at, partition, world))
             return mailbox
 
-        self._admin = admin
-        self._log = log
         self._background = background
-        self._making: set[str] = set()
+        self._is_making = False
+        self._log = log
         self._topic = InternalTopic(DELAY_TOPIC, DELAY_PARTITIONS, admin, routes, run)
 
     def start(self) -> None:
@@ -67,8 +66,26 @@ class Delays:
     async def wheel(self, topic_id: str, partition: int) -> tuple[int, Mailbox]:
         """The wheel of a partition, and its number."""
         wheels = await self._topic.actors()
-        number = zlib.crc32(f"{topic_id}-{partition}".encode()) % len(wheels)
+        number = _number(topic_id, partition, len(wheels))
         return number, wheels[number]
+
+    def wheel_now(self, topic_id: str, partition: int) -> Mailbox | None:
+        """The same for those that can't wait: None until the wheels run, which this sees to."""
+        wheels = self._topic.running
+        if wheels:
+            return wheels[_number(topic_id, partition, len(wheels))]
+        if not self._is_making:
+            self._is_making = True
+            self._background(self._make)
+        return None
+
+    async def _make(self) -> None:
+        try:
+            await self._topic.actors()
+        except DduomqError as error:
+            self._log.warning("wheels_not_made", reason=error.message)
+        finally:
+            self._is_making = False
 
     async def schedule_wheel(self, name: str) -> Mailbox:
         """The wheel that keeps the schedule of that name."""
@@ -81,17 +98,6 @@ class Delays:
             raise DelayedNotFound("no message with this id waits")
         return self.wheels[number]
 
-    def _make_topic(self, name: str) -> None:
-        if name not in self._making:
-            self._making.add(name)
-            self._background(self._made, name)
 
-    async def _made(self, name: str) -> None:
-        try:
-            await self._admin.create_topic(name, config=DEAD_LETTERS)
-        except TopicAlreadyExists:
-            await self._admin.wait_for(name)
-        except DduomqError as error:
-            self._log.warning("dead_letters_not_made", topic=name, reason=error.message)
-        finally:
-            self._making.discard(name)
+def _number(topic_id: str, partition: int, wheels: int) -> int:
+    return zlib.crc32(f"{topic_id}-{partition}".encode()) % wheels

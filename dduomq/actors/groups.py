@@ -24,7 +24,7 @@ class Groups:
     def __init__(self, admin: Admin, supervisor: Supervisor, world: CoordinatorWorld) -> None:
         def run(at: int, partition: Mailbox) -> Mailbox:
             mailbox = Mailbox(f"groups-{at}")
-            supervisor.start(mailbox, lambda box: CoordinatorActor(box, partition, world))
+            supervisor.start(mailbox, lambda box: CoordinatorActor(box, at, partition, world))
             return mailbox
 
         self._topic = InternalTopic(GROUPS_TOPIC, GROUPS_PARTITIONS, admin, world.routes, run)

@@ -20,7 +20,7 @@ from dduomq.actors.partition_messages import Acked, Append, Describe, Fetch, Fet
 from dduomq.errors import CorruptMessage, DduomqError, InvariantBroken, MessageTooLarge, Overloaded
 from dduomq.limits import BATCH_BYTES_CEILING, MIB
 from dduomq.log.plog import PendingBatch
-from dduomq.ports import Clock
+from dduomq.ports import Buffer, Clock
 from dduomq.wire import batch
 from dduomq.wire.records import BatchBuilder, Headers, StoredRecord, decode, size_of
 
@@ -79,28 +79,28 @@ class JournalWorld:
 
 
 class Journal(Generic[T]):
-    """`decode` reads a record in a disk thread, None where it says nothing; `apply` is called for each, in order."""
+    """`read` tells in a disk thread what a batch of records says; `apply` is called for each of that, in order."""
 
     __slots__ = (
-        "_appended", "_apply", "_decode", "_disk", "_in_flight", "_load_from", "_mailbox", "_outbox", "_serial",
-        "_world", "end", "is_loaded", "retry_at", "size_bytes", "start",
+        "_appended", "_apply", "_disk", "_in_flight", "_load_from", "_mailbox", "_outbox", "_read", "_serial", "_world",
+        "end", "is_loaded", "retry_at", "size_bytes", "start",
     )  # fmt: skip
 
     def __init__(
         self,
         mailbox: Mailbox,
         world: JournalWorld,
-        decode: Callable[[StoredRecord], T | None],
+        read: Callable[[Buffer], Sequence[T]],
         apply: Callable[[T], None],
     ) -> None:
         self._mailbox = mailbox
         self._world = world
         self._disk = DiskClient(world.disk)
-        self._decode = decode
+        self._read = read
         self._apply = apply
         self._load_from = 0
         self._outbox: deque[tuple[Sequence[Entry], int, OnStored]] = deque()
-        self._in_flight: list[tuple[int, OnStored]] = []
+        self._in_flight: deque[tuple[int, OnStored]] = deque()
         self._serial = 0
         self._appended = 0  # records that are on their way
         self.start = 0  # the first offset that counts
@@ -162,7 +162,7 @@ class Journal(Generic[T]):
             self.is_loaded = True
         else:
             self._disk.submit(
-                partial(read_piece, plan, self._decode),
+                partial(read_piece, plan, self._read),
                 lambda result: self._mailbox.post(Loaded(serial=serial, result=result)),
             )
 
@@ -231,9 +231,8 @@ class Journal(Generic[T]):
             self._appended = builder.count
             self._append(builder.build())
             return
-        ended, self._in_flight = self._in_flight, []
-        for _, on_stored in ended:  # nothing to store, and all that came before is stored
-            on_stored(NOTHING)
+        while self._in_flight:  # nothing to store, and all that came before is stored
+            self._in_flight.popleft()[1](NOTHING)
 
     def _append(self, data: bytearray) -> None:
         self.size_bytes += len(data)
@@ -250,10 +249,10 @@ class Journal(Generic[T]):
     def stored(self, message: Stored) -> None:
         if message.serial != self._serial:
             return
-        ended, self._in_flight = self._in_flight, []
         if message.acked is not None:
             self.end = message.acked.base_offset + self._appended
-            for index, on_stored in ended:
+            while self._in_flight:  # if one crashes the actor, `close` tells those behind it
+                index, on_stored = self._in_flight.popleft()
                 on_stored(attrs.evolve(message.acked, base_offset=message.acked.base_offset + index))
             return
         if not isinstance(message.error, DduomqError):
@@ -262,8 +261,8 @@ class Journal(Generic[T]):
         self._world.log.warning("journal_not_stored", journal=name, reason=reason)
         failure = self._world.unavailable(f"{name} can't write its log: {reason}")
         failure.__cause__ = message.error
-        for _, on_stored in ended:
-            on_stored(failure)
+        while self._in_flight:
+            self._in_flight.popleft()[1](failure)
 
     def purge(self, offset: int) -> None:
         """What lies before `offset` may go; -1: everything. If the question is lost, the next one does it."""
@@ -284,7 +283,7 @@ class Journal(Generic[T]):
         """Whoever waits for his records is told."""
         waiting = [on_stored for _, on_stored in self._in_flight]
         waiting += [on_stored for _, _, on_stored in self._outbox]
-        self._in_flight, self._outbox = [], deque()
+        self._in_flight, self._outbox = deque(), deque()
         for on_stored in waiting:
             on_stored(error)
 
@@ -308,7 +307,12 @@ def _split(entries: Sequence[Entry]) -> list[tuple[Sequence[Entry], int]]:
     return [*parts, (part, total)]
 
 
-def read_piece(plan: FetchPlan, decode_one: Callable[[StoredRecord], T | None]) -> tuple[int, list[T], int]:
+def each(decode_one: Callable[[StoredRecord], T | None]) -> Callable[[Buffer], list[T]]:
+    """Reads a batch record by record, for those of which `decode_one` does not give None."""
+    return lambda data: [one for record in decode(data) if (one := decode_one(record)) is not None]
+
+
+def read_piece(plan: FetchPlan, read: Callable[[Buffer], Sequence[T]]) -> tuple[int, list[T], int]:
     """(next offset, what its records say, bytes) of a piece of a log; runs in a disk thread."""
     assert plan.lease is not None
     try:
@@ -318,9 +322,6 @@ def read_piece(plan: FetchPlan, decode_one: Callable[[StoredRecord], T | None]) 
     found: list[T] = []
     next_offset = 0
     for position, header in batch.iter_headers(data):
-        for record in decode(data[position : position + header.size]):
-            entry = decode_one(record)
-            if entry is not None:
-                found.append(entry)
+        found += read(data[position : position + header.size])
         next_offset = header.next_offset
     return next_offset, found, len(data)

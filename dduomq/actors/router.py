@@ -42,12 +42,13 @@ class TopicRoute:
 
 
 class Routes:
-    """Where every partition is; `table` is swapped whole by the router."""
+    """Where every partition is; `table` is swapped whole by the router. When it `is_closed`, nobody is in it."""
 
-    __slots__ = ("_names", "_names_of", "table")
+    __slots__ = ("_names", "_names_of", "is_closed", "table")
 
     def __init__(self) -> None:
         self.table: Mapping[str, TopicRoute] = {}
+        self.is_closed = False
         self._names: Mapping[str, str] = {}
         self._names_of: Mapping[str, TopicRoute] = self.table
 
@@ -311,7 +312,7 @@ class RouterActor(Actor):
 
     def _on_close_all(self, message: CloseAll) -> None:
         mailboxes = [mailbox for route in self._routes.table.values() for mailbox in route.partitions]
-        self._routes.table = {}
+        self._routes.table, self._routes.is_closed = {}, True
         left = len(mailboxes)
         failures: list[BaseException] = []
 

@@ -29,13 +29,14 @@ before its time by the node's clock. What waits takes 32 bytes of memory, wherev
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import ClassVar
 
 from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.alarms import Alarm
 from dduomq.actors.journal import NEVER, Begun, Fetched, Journal, JournalWorld, Loaded, Stored
 from dduomq.actors.partition_messages import Acked
+from dduomq.actors.record_reader import PieceFound, PieceRead
 from dduomq.actors.wheel_cleaning import WheelCleaning
 from dduomq.actors.wheel_firing import WheelFiring, WheelWorld
 from dduomq.actors.wheel_messages import (
@@ -50,8 +51,6 @@ from dduomq.actors.wheel_messages import (
     Park,
     ParkedMessages,
     PauseSchedule,
-    PieceFound,
-    PieceRead,
     PutSchedule,
     Reschedule,
     Sent,
@@ -61,15 +60,15 @@ from dduomq.actors.wheel_messages import (
 )
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.actors.wheel_schedules import WheelSchedules
-from dduomq.delay import records
-from dduomq.delay.recent import Origin
+from dduomq.delay import records, runs
+from dduomq.delay.handover import Origin
 from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked, Target
 from dduomq.delay.replay import Replay
+from dduomq.delay.runs import Said
 from dduomq.errors import (
     DduomqError,
     DelayedNotFound,
     DiskFull,
-    InvalidRecord,
     MessageTooLarge,
     Overloaded,
     WheelNotAvailable,
@@ -118,9 +117,7 @@ class WheelActor(Actor):
         self._number = number
         self._world = world
         journal = JournalWorld(partition, world.disk, world.clock, world.log, WheelNotAvailable)
-        self._journal: Journal[records.Record] = Journal(
-            mailbox, journal, records.decode, lambda record: self._replay.apply(record)
-        )
+        self._journal: Journal[Said] = Journal(mailbox, journal, runs.read, lambda said: self._replay.apply(said))
         self._reader = WheelReader(mailbox, partition, world.disk, self._damaged)
         self._firing = WheelFiring(mailbox, number, world, self._journal, self._reader, self._fail)
         self._schedules = WheelSchedules(world.clock, self._journal, self._reader, self._firing, self._fail)
@@ -129,7 +126,7 @@ class WheelActor(Actor):
         )
         self._replay = Replay(world.clock.wall_ms())
         self._early: list[Park | Unpark] = []  # they came before the log was read
-        self._parking: dict[tuple[Target, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log
+        self._parking: dict[tuple[object, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log
         self._failure: DduomqError | None = None
         self._alarm_at = NEVER
 
@@ -213,42 +210,47 @@ class WheelActor(Actor):
         assert reply is not None
         wheel = self._firing.wheel
         first = messages[0]
-        replies, batch = [reply], (first.target, first.origin)
-        if first.origin != NO_ORIGIN:
-            known = wheel.recent.find(first.target, first.origin)
-            if known is not None and len(known) != len(messages):
-                raise InvalidRecord("another batch of this producer had the same sequence")
-            if known is not None:
-                self._journal.store_together([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
-                return
-            if batch in self._parking:  # the same once more, before the first is in the log
-                self._parking[batch].append(reply)
-                return
+        whose = None if first.is_handed_over else reply if first.origin == NO_ORIGIN else first.target
+        replies, batch = [reply], (whose, messages[-1].origin)
+        known = wheel.known(messages)
+        if known is not None:
+            self._journal.store_together([], lambda _: reply.set(ParkedMessages(tuple(known), is_new=False)))
+            return
+        if batch in self._parking:  # the same once more, before the first is in the log
+            self._parking[batch].append(reply)
+            return
+        if first.is_handed_over:
+            messages = self._new_of(messages)
         wheel.check_room(len(messages))
-        if first.origin != NO_ORIGIN:
-            self._parking[batch] = replies
+        self._parking[batch] = replies
 
         def stored(result: Acked | DduomqError) -> None:
-            if first.origin != NO_ORIGIN:
-                del self._parking[batch]
             if isinstance(result, DduomqError):
+                del self._parking[batch]
                 if not isinstance(result.__cause__, SURELY_NOT_STORED):
                     self._fail(result)  # the log may have it: then so must we, or it would be parked twice
                 for waiting in replies:
                     waiting.fail(result)
                 return
             pairs = self._parked(messages, result)
-            if first.origin != NO_ORIGIN:
-                self._firing.wheel.recent.opened(*batch)
-            for waiting in replies:
-                waiting.set(ParkedMessages(pairs, is_new=waiting is reply))
+            del self._parking[batch]
+            reply.set(ParkedMessages(pairs, is_new=True))
+            if first.origin != NO_ORIGIN and not first.is_handed_over:
+                self._firing.wheel.recent.opened(first.target, first.origin)
+            for again in replies[1:]:
+                again.set(ParkedMessages(() if first.is_handed_over else pairs, is_new=False))
 
         self._journal.store_together([records.encode_parked(one) for one in messages], stored)
 
+    def _new_of(self, messages: tuple[Parked, ...]) -> tuple[Parked, ...]:
+        """What an owner has not handed over before; it must be known what becomes of what it has."""
+        owner = messages[0].origin[0]
+        if any(whose is None and origin[0] == owner for whose, origin in self._parking):
+            raise WheelNotAvailable("what was handed over before is on its way into the log; try again")
+        return self._firing.wheel.not_handed(messages)
+
     def _parked(self, messages: tuple[Parked, ...], acked: Acked) -> tuple[Pair, ...]:
-        named = self._firing.wheel.parked(messages, acked.base_offset)
-        self._firing.parked(named)
-        return tuple(one.pair for one in named)
+        return tuple(self._firing.parked(messages, acked.base_offset))
 
     def _on_unpark(self, message: Unpark) -> None:
         """What has been stored once is not taken back: the refusal is of a batch that came again, and late."""
@@ -266,7 +268,7 @@ class WheelActor(Actor):
     def _cancel(self, pairs: Iterable[Pair], target: Target | None = None, origin: Origin = NO_ORIGIN) -> bool:
         found = self._firing.wheel.cancel(pairs)
         if found or target is not None:
-            self._firing.drop(entry.number for entry in found)
+            self._firing.near.drop(entry.number for entry in found)
             gone = [(entry.due_ms, entry.number) for entry in found]
             self._journal.store_together([records.encode_cancelled(gone, target, origin)], self._noted)
         return bool(found)
@@ -311,7 +313,9 @@ class WheelActor(Actor):
             raise DelayedNotFound(_gone(message.pair))
         if self._reader.is_busy:
             raise WheelNotAvailable(f"{self.mailbox.name} is reading what is due; try again")
-        self._reader.read([entry], BATCH_BYTES_CEILING, lambda found: self._reschedule(message, found), message.refuse)
+        self._reader.read_entries(
+            [entry], BATCH_BYTES_CEILING, lambda found: self._reschedule(message, found), message.refuse
+        )
 
     def _reschedule(self, message: Reschedule, found: Found) -> None:
         reply = message.reply
@@ -324,9 +328,10 @@ class WheelActor(Actor):
         if not gone:
             reply.fail(DelayedNotFound(_gone(message.pair)))
             return
-        self._firing.drop([held.number])
+        self._firing.near.drop([held.number])
         moved = Parked(
-            message.due_ms, NEW, -1, held.target, NO_ORIGIN, held.key, held.value, held.headers
+            message.due_ms, NEW, -1, held.target, held.origin if held.is_handed_over else NO_ORIGIN, held.key,
+            held.value, held.headers,
         )  # fmt: skip
 
         def stored(result: Acked | DduomqError) -> None:
@@ -412,6 +417,8 @@ class WheelActor(Actor):
         self._reader.reset(ended)
         for message in self._early:
             message.refuse(ended)
+        for reply in chain.from_iterable(self._parking.values()):
+            reply.fail(ended)
 
     async def quiesce(self) -> None:
         await self._journal.quiesce()

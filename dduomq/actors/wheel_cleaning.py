@@ -10,12 +10,13 @@ from functools import partial
 
 from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.journal import NEVER, SERIALS, Journal, read_piece
+from dduomq.actors.journal import NEVER, SERIALS, Journal, each, read_piece
 from dduomq.actors.partition_messages import Acked, Fetch, FetchPlan
 from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import HeadFound, HeadRead
 from dduomq.delay import records
-from dduomq.delay.records import Fired, Parked, Position, Record
+from dduomq.delay.records import Fired, Handed, Parked, Position, Record
+from dduomq.delay.runs import Said
 from dduomq.errors import DduomqError
 from dduomq.limits import DELAY_CLEAN_BYTES, MIB
 from dduomq.ports import Clock
@@ -51,7 +52,7 @@ class WheelCleaning:
         partition: Mailbox,
         disk: Mailbox,
         clock: Clock,
-        journal: Journal[Record],
+        journal: Journal[Said],
         firing: WheelFiring,
         fail: Callable[[DduomqError], None],
     ) -> None:
@@ -122,7 +123,7 @@ class WheelCleaning:
             self._another_time()
         else:
             self._disk.submit(
-                partial(read_piece, plan, records.decode),
+                partial(read_piece, plan, each(records.decode)),
                 lambda result: self._mailbox.post(HeadRead(serial=serial, result=result)),
             )
 
@@ -151,6 +152,10 @@ class WheelCleaning:
         kept_bytes = sum(size_of(*entry) for entry in entries)
         entries += [records.encode_fired(one) for one in again]  # behind its messages, or they would come once more
         entries += [records.encode_position(one) for one in self._firing.positions_of(targets)]
+        owners = {one.origin[0] for one in parked if one.is_handed_over}
+        owners |= {one.owner for one in found if isinstance(one, Handed)}
+        handed = self._firing.wheel.handed
+        entries += [records.encode_handed(Handed(owner, handed[owner])) for owner in sorted(owners)]
         entries += self._firing.arrived()
 
         def stored(result: Acked | DduomqError) -> None:

@@ -13,14 +13,18 @@ import attrs
 import structlog
 
 from dduomq.actors.actor import Mailbox, Reply
+from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.journal import NEVER, Journal
 from dduomq.actors.partition_messages import Acked, Append
 from dduomq.actors.router import Routes
 from dduomq.actors.wheel_messages import Sent
 from dduomq.actors.wheel_reader import Found, WheelReader
+from dduomq.actors.wheel_round import Round, Sending, is_same
 from dduomq.delay import records
-from dduomq.delay.letters import DEAD_TOPIC, buried, headers_of
-from dduomq.delay.records import NEW, Fired, Parked, Target
+from dduomq.delay.letters import buried, headers_of
+from dduomq.delay.near import Near
+from dduomq.delay.records import NEW, Fired, Pair, Parked, Target
+from dduomq.delay.runs import Said
 from dduomq.delay.schedule import PAUSED_MS, decode
 from dduomq.delay.timeline import Entry
 from dduomq.delay.wheel import Wheel, entry_moved
@@ -33,6 +37,7 @@ from dduomq.errors import (
     OutOfOrderSequence,
     Overloaded,
 )
+from dduomq.ids import DEAD, DELAYED_GROUP
 from dduomq.limits import BATCH_BYTES_CEILING, DELAY_CACHE_BYTES_MAX, DELAY_ROUND_MESSAGES_MAX
 from dduomq.log.plog import PendingBatch
 from dduomq.ports import Clock
@@ -51,36 +56,25 @@ NOTE_DELIVERED_S = 1.0
 
 @attrs.frozen
 class WheelWorld:
-    """What all wheels of a node share. `make_topic(name)` has a topic made, some time."""
+    """What all wheels of a node share."""
 
     clock: Clock
     disk: Mailbox
     routes: Routes
     log: structlog.stdlib.BoundLogger
     wake: Callable[[Mailbox, float], None]
-    make_topic: Callable[[str], None]
+    topics: GroupTopics
 
 
 Taken: TypeAlias = tuple[Entry, Parked]
-
-
-@attrs.define
-class _Sending:
-    """A batch that its target does not have yet. `again_at`: when it is sent next; NEVER while it is on its way."""
-
-    fired: Fired
-    messages: tuple[Parked, ...] | None  # None until they have been read
-    tries: int = 0
-    again_at: float = NEVER
 
 
 class WheelFiring:
     """`number` is the wheel's among all; `fail(error)`: the log can't be written, and all must be read anew."""
 
     __slots__ = (
-        "_ahead_at", "_cache", "_cache_bytes", "_delivered", "_fail", "_is_busy", "_journal", "_later", "_mailbox",
-        "_note_at", "_number", "_reader", "_retry_at", "_sending", "_world", "damaged", "is_held",
-        "wheel",
+        "_ahead_at", "_delivered", "_fail", "_is_busy", "_journal", "_later", "_mailbox", "_note_at", "_number",
+        "_reader", "_retry_at", "_sending", "_world", "damaged", "is_held", "near", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -88,7 +82,7 @@ class WheelFiring:
         mailbox: Mailbox,
         number: int,
         world: WheelWorld,
-        journal: Journal[records.Record],
+        journal: Journal[Said],
         reader: WheelReader,
         fail: Callable[[DduomqError], None],
     ) -> None:
@@ -103,8 +97,7 @@ class WheelFiring:
     def begin(self, wheel: Wheel) -> None:
         """A wheel that has just been read: its open batches are sent again."""
         self.wheel = wheel
-        self._cache: dict[int, Parked] = {}
-        self._cache_bytes = 0
+        self.near = Near()
         self._delivered: list[int] = []  # offsets of `fired` records, not yet noted
         self._note_at = NEVER
         self._is_busy = False  # from taking what is due until its `fired` records are stored
@@ -113,29 +106,16 @@ class WheelFiring:
         self._ahead_at = 0.0  # when what is due soon is read next
         self.is_held = False  # messages are being moved in the log
         self.damaged: set[int] = set()  # offsets of messages that can't be read any more
-        self._sending = {to: _Sending(one.fired, None, again_at=0.0) for to, one in wheel.open.items()}
+        self._sending = {to: Sending(one.fired, None, again_at=0.0) for to, one in wheel.open.items()}
 
     # --- what is near -------------------------------------------------------------------------------
 
-    def parked(self, messages: Sequence[Parked]) -> None:
-        """These have just been parked: what is due soon needs not be read again."""
+    def parked(self, messages: Sequence[Parked], first_offset: int) -> list[Pair]:
+        """These have just been stored; their ids. What is due soon needs not be read again."""
         soon = self._world.clock.wall_ms() + SOON_MS
-        for message in messages:
-            if message.due_ms <= soon:
-                self._keep(message)
-
-    def _keep(self, message: Parked) -> None:
-        size = size_of(message.key, message.value, message.headers)
-        if self._cache_bytes + size <= DELAY_CACHE_BYTES_MAX and message.number not in self._cache:
-            self._cache[message.number] = message
-            self._cache_bytes += size
-
-    def drop(self, numbers: Iterable[int]) -> None:
-        """They are needed no more."""
-        for number in numbers:
-            message = self._cache.pop(number, None)
-            if message is not None:
-                self._cache_bytes -= size_of(message.key, message.value, message.headers)
+        placed = enumerate(messages, first_offset)
+        self.near.keep(message.at(offset) for offset, message in placed if message.due_ms <= soon)
+        return self.wheel.parked(messages, first_offset)
 
     # --- cleaning -----------------------------------------------------------------------------------
 
@@ -178,11 +158,13 @@ class WheelFiring:
         ]
 
     def refired(self, moved: Mapping[Target, tuple[Fired, int]]) -> None:
-        """These batches' records lie elsewhere in the log now; those that have arrived meanwhile need none."""
+        """These batches' records lie elsewhere in the log now; those that have arrived meanwhile do so there, too."""
         for to, (fired, offset) in moved.items():
             one = self._sending.get(to)
-            if one is not None and _is_same(one.fired, fired):
+            if one is not None and is_same(one.fired, fired):
                 one.fired = self.wheel.fired_at(one.fired, offset)
+            else:
+                self._note_soon(offset)
 
     # --- a round ------------------------------------------------------------------------------------
 
@@ -216,59 +198,55 @@ class WheelFiring:
             self._read_ahead(now_ms)
             return
         self._is_busy = True
-        missing = [entry for entries in due.values() for entry in entries if entry.number not in self._cache]
+        missing = [entry for entries in due.values() for entry in entries if entry.number not in self.near]
         if missing:
-            self._reader.read(missing, ROUND_BYTES, partial(self._fire, due))
+            self._reader.read_entries(missing, ROUND_BYTES, partial(self._fire, due))
         else:
             self._fire(due, {})
 
     def _read_ahead(self, now_ms: int) -> None:
         """Read what is due soon, so that it is at hand then."""
         now = self._world.clock.monotonic()
-        if now < self._ahead_at or self._cache_bytes > DELAY_CACHE_BYTES_MAX // 2:
+        if now < self._ahead_at or self.near.room_bytes < DELAY_CACHE_BYTES_MAX // 2:
             return
         self._ahead_at = now + AGAIN_S
-        soon = [entry for entry in self.wheel.timeline.soon(now_ms + SOON_MS) if entry.number not in self._cache]
+        soon = [entry for entry in self.wheel.timeline.soon(now_ms + SOON_MS) if entry.number not in self.near]
         if soon:
             soon.sort()
-            room = DELAY_CACHE_BYTES_MAX - self._cache_bytes
-            self._reader.read(soon[:DELAY_ROUND_MESSAGES_MAX], room, self._keep_all)
-
-    def _keep_all(self, found: Found) -> None:
-        for message in found.values():
-            self._keep(message)
+            self._reader.read_entries(
+                soon[:DELAY_ROUND_MESSAGES_MAX], self.near.room_bytes, lambda found: self.near.keep(found.values())
+            )
 
     def _way(self, target: Target) -> Target:
         """Where a message for that partition goes: there, if there is such a topic still."""
         route = self._world.routes.table.get(target.topic)
-        return target if route is not None and route.record.topic_id == target.topic_id else GONE
+        is_there = route is not None and route.record.topic_id == target.topic_id
+        return target if is_there or self._world.routes.is_closed else GONE
 
     def _dead(self, target: Target) -> Target | None:
         """Where the dead letters of that partition rest; None until there is such a topic."""
-        route = self._world.routes.table.get(DEAD_TOPIC)
+        route = self._world.topics.wanted(DEAD, DELAYED_GROUP)
         if route is None:
-            self._world.make_topic(DEAD_TOPIC)
             return None
-        return Target(DEAD_TOPIC, route.record.topic_id, target.partition % len(route.partitions))
+        return Target(route.record.name, route.record.topic_id, target.partition % len(route.partitions))
 
     def _fire(self, due: dict[Target, list[Entry]], found: Found) -> None:
         """A batch for each target, as large as it may be; what does not fit waits for the next round."""
         round_ = Round()
         has_more = bool(found)
         for to, entries in due.items():
-            here = [(entry, self._cache.get(entry.number) or found.get(entry.number)) for entry in entries]
+            here = [(entry, self.near.get(entry.number) or found.get(entry.number)) for entry in entries]
             known = [(entry, message) for entry, message in here if message is not None]
             absent = [entry for entry, message in here if message is None and entry.offset not in self.damaged]
             self._wait(absent, soon=has_more or bool(known))
             taken = self._fitting(to, known)
             self.wheel.give_back(entry for entry, _ in known[len(taken) :])
-            for _, message in known[len(taken) :]:
-                self._keep(message)
+            self.near.keep(message for _, message in known[len(taken) :])
             if to == GONE:
                 self._bury(taken, round_)
             elif taken := self._recurred(taken, round_):
                 fired = self.wheel.fire(to, [entry for entry, _ in taken])
-                round_.begun.append(_Sending(fired, tuple(message for _, message in taken)))
+                round_.begun.append(Sending(fired, tuple(message for _, message in taken)))
         self._store(round_)
 
     def _wait(self, entries: Sequence[Entry], *, soon: bool) -> None:
@@ -279,7 +257,7 @@ class WheelFiring:
             self._later += entries
             self._retry_at = min(self._retry_at, self._world.clock.monotonic() + AGAIN_S)
 
-    def _recurred(self, taken: list[Taken], round_: "Round") -> list[Taken]:
+    def _recurred(self, taken: list[Taken], round_: Round) -> list[Taken]:
         """Those that go out now. Of each that recurs, its following one is parked in the same breath."""
         now_ms, out = self._world.clock.wall_ms(), list[Taken]()
         for entry, message in taken:
@@ -300,7 +278,7 @@ class WheelFiring:
                 round_.gone.append(message.pair)
         return out
 
-    def _bury(self, taken: list[Taken], round_: "Round") -> None:
+    def _bury(self, taken: list[Taken], round_: Round) -> None:
         """Their topic is gone: they become messages for the topic of dead letters, which are due at once."""
         to = self._dead(taken[0][1].target) if taken else None
         if to is None:
@@ -324,7 +302,7 @@ class WheelFiring:
             fitting.append((entry, message))
         return fitting
 
-    def _store(self, round_: "Round") -> None:
+    def _store(self, round_: Round) -> None:
         """Write down what goes out, what comes next of it, and what has arrived meanwhile; then send."""
         begun, following = round_.begun, round_.following
         entries = [records.encode_fired(one.fired) for one in begun]
@@ -342,8 +320,8 @@ class WheelFiring:
                 one.fired = self.wheel.fired_at(one.fired, offset)
                 self._sending[one.fired.target] = one
                 self._send(one)
-            self.drop(number for _, number in round_.gone)
-            self.parked(self.wheel.parked(following, result.base_offset + len(begun)))
+            self.near.drop(number for _, number in round_.gone)
+            self.parked(following, result.base_offset + len(begun))
 
         self._journal.store_together(entries, stored)
 
@@ -369,9 +347,9 @@ class WheelFiring:
             elif not self._reader.is_busy:
                 one.again_at = NEVER
                 entries = self.wheel.open[one.fired.target].entries
-                self._reader.read(entries, 2 * BATCH_BYTES, partial(self._read_again, one))
+                self._reader.read_entries(entries, 2 * BATCH_BYTES, partial(self._read_again, one))
 
-    def _read_again(self, one: _Sending, found: Found) -> None:
+    def _read_again(self, one: Sending, found: Found) -> None:
         """A batch that was open when the wheel was read: the same messages in the same order."""
         messages = [found.get(number) for _, number in one.fired.pairs]
         entries = self.wheel.open[one.fired.target].entries
@@ -386,10 +364,13 @@ class WheelFiring:
         one.messages = tuple(message for message in messages if message is not None)
         self._send(one)
 
-    def _send(self, one: _Sending) -> None:
+    def _send(self, one: Sending) -> None:
         fired = one.fired
         one.again_at = NEVER
         assert one.messages is not None
+        if self._world.routes.is_closed:
+            self._again(one)
+            return
         if self._way(fired.target) == GONE:
             self._give_up(one, "the topic that it was for has been deleted")
             return
@@ -418,7 +399,7 @@ class WheelFiring:
         """A target has answered."""
         fired, error = message.fired, message.error
         one = self._sending.get(fired.target)
-        if one is None or not _is_same(one.fired, fired):
+        if one is None or not is_same(one.fired, fired):
             return  # from before the log was read anew
         if message.acked is not None:
             self._arrived(one)
@@ -431,21 +412,24 @@ class WheelFiring:
         else:
             raise error or AssertionError("a batch without an answer")
 
-    def _arrived(self, one: _Sending) -> None:
+    def _arrived(self, one: Sending) -> None:
         fired = one.fired
         self.wheel.delivered(fired)
         del self._sending[fired.target]
-        self.drop(number for _, number in fired.pairs)
-        self._delivered.append(fired.offset)
+        self.near.drop(number for _, number in fired.pairs)
+        self._note_soon(fired.offset)
+
+    def _note_soon(self, offset: int) -> None:
+        self._delivered.append(offset)
         if self._note_at == NEVER:
             self._note_at = self._world.clock.monotonic() + NOTE_DELIVERED_S
 
-    def _again(self, one: _Sending) -> None:
+    def _again(self, one: Sending) -> None:
         one.tries += 1
         pause = min(AGAIN_S * 2 ** min(one.tries - 1, 10), AGAIN_S_MAX)
         one.again_at = self._world.clock.monotonic() + pause
 
-    def _give_up(self, one: _Sending, reason: str) -> None:
+    def _give_up(self, one: Sending, reason: str) -> None:
         """It can't be stored where it should: its messages become dead letters."""
         fired, to = one.fired, self._dead(one.fired.target)
         if to is None or to == fired.target:
@@ -458,18 +442,18 @@ class WheelFiring:
         dead = [buried(message, to, reason) for message in one.messages]
         self.wheel.given_up(fired)
         del self._sending[fired.target]
-        self.drop(number for _, number in fired.pairs)
+        self.near.drop(number for _, number in fired.pairs)
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, DduomqError):
                 self._fail(result)
             else:
-                self.parked(self.wheel.parked(dead, result.base_offset))
+                self.parked(dead, result.base_offset)
 
         entries = [records.encode_parked(message) for message in dead]
         self._journal.store_together([*entries, records.encode_delivered([fired.offset])], stored)
 
-    def _begin_anew(self, one: _Sending) -> None:
+    def _begin_anew(self, one: Sending) -> None:
         """The target has another idea of our sequence, so it has lost some: the same batch, in a new epoch of ours."""
         old, again = one.fired, self.wheel.begin_anew(one.fired)
         self._world.log.warning("delayed_batch_anew", wheel=self._mailbox.name, topic=old.target.topic)
@@ -483,17 +467,3 @@ class WheelFiring:
             self._again(one)
 
         self._journal.store_together([records.encode_fired(again), records.encode_delivered([old.offset])], stored)
-
-
-@attrs.define
-class Round:
-    """What one round does: batches that go out, messages that are parked for it, messages that are taken out."""
-
-    begun: list[_Sending] = attrs.field(factory=list)
-    following: list[Parked] = attrs.field(factory=list)
-    gone: list[records.Pair] = attrs.field(factory=list)
-
-
-def _is_same(one: Fired, other: Fired) -> bool:
-    """Whether they mean one batch, wherever its record lies."""
-    return (one.target, one.epoch, one.sequence) == (other.target, other.epoch, other.sequence)

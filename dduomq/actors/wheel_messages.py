@@ -88,7 +88,10 @@ class ListSchedules(Message):
 
 @attrs.frozen
 class ParkedMessages:
-    """`pairs`: the id of each message. `is_new` False: this very batch had been parked before."""
+    """`pairs`: the id of each message. `is_new` False: this very batch had been parked before.
+
+    Of what was handed over before, no ids are known.
+    """
 
     pairs: tuple[Pair, ...]
     is_new: bool
@@ -106,21 +109,6 @@ class WaitingMessages:
 
     messages: tuple[Waiting, ...]
     count: int
-
-
-@attrs.frozen(kw_only=True)
-class PieceFound(Message):
-    """Where a piece of the log is that has messages that are wanted. `serial` is the reading's."""
-
-    serial: int
-    plan: FetchPlan | None
-    error: BaseException | None
-
-
-@attrs.frozen(kw_only=True)
-class PieceRead(Message):
-    serial: int
-    result: object
 
 
 @attrs.frozen(kw_only=True)

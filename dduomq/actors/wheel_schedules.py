@@ -17,6 +17,7 @@ from dduomq.actors.wheel_messages import EndSchedule, ListSchedules, PauseSchedu
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.delay import records
 from dduomq.delay.records import NEW, Parked
+from dduomq.delay.runs import Said
 from dduomq.delay.schedule import PAUSED_MS
 from dduomq.delay.wheel import Scheduled
 from dduomq.errors import DduomqError, ScheduleExists, ScheduleNotFound, TooManyDelayed, WheelNotAvailable
@@ -32,7 +33,7 @@ class WheelSchedules:
     def __init__(
         self,
         clock: Clock,
-        journal: Journal[records.Record],
+        journal: Journal[Said],
         reader: WheelReader,
         firing: WheelFiring,
         fail: Callable[[DduomqError], None],
@@ -75,7 +76,7 @@ class WheelSchedules:
         entry = self._firing.wheel.find(*held.pair)
         if entry is None or self._reader.is_busy:
             raise WheelNotAvailable(f"the schedule {message.name!r} is just at work; try again")
-        self._reader.read(
+        self._reader.read_entries(
             [entry], BATCH_BYTES_CEILING, lambda found: self._pause(message, held, found), message.refuse
         )  # fmt: skip
 
@@ -110,7 +111,7 @@ class WheelSchedules:
         if before is not None:
             if not self._firing.wheel.cancel([before.pair]):
                 raise WheelNotAvailable(f"the schedule {name!r} is just at work; try again")
-            self._firing.drop([before.pair[1]])
+            self._firing.near.drop([before.pair[1]])
             entries.append(records.encode_cancelled([before.pair]))
             self._firing.wheel.unschedule(name)
 
@@ -123,7 +124,7 @@ class WheelSchedules:
                 reply.fail(result)
                 return
             if after is not None:
-                self._firing.parked(self._firing.wheel.parked([after], result.base_offset))
+                self._firing.parked([after], result.base_offset)
             reply.set(None)
 
         self._journal.store_together(entries, stored)

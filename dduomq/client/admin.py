@@ -6,6 +6,7 @@ from typing import Any
 from dduomq.client.consumer import Start, find_offset
 from dduomq.client.delay_admin import DelayAdmin
 from dduomq.client.group_admin import GroupAdmin
+from dduomq.client.letter_admin import LetterAdmin
 from dduomq.client.schedule_admin import ScheduleAdmin
 from dduomq.errors import from_code
 from dduomq.wire import native
@@ -13,7 +14,7 @@ from dduomq.wire import native
 TIMEOUT_MS = 30_000
 
 
-class Admin(GroupAdmin, DelayAdmin, ScheduleAdmin):
+class Admin(GroupAdmin, DelayAdmin, ScheduleAdmin, LetterAdmin):
     """What an operator's tool needs; every method raises the broker's error."""
 
     async def _one(self, body: object, answer: type) -> Any:

@@ -19,7 +19,7 @@ import anyio
 import attrs
 
 from dduomq.client.client import Client, connect
-from dduomq.client.handlers import Handler, Ordered
+from dduomq.client.handlers import Handler, OnFailure, Ordered
 from dduomq.client.tasks import flat_tasks
 from dduomq.errors import UsageError
 
@@ -57,15 +57,19 @@ class App:
         *topics: str,
         group: str,
         concurrency: int = 1,
-        ordered: Ordered = "partition",
-        retries: int = 3,
+        ordered: Ordered | None = None,
+        on_failure: OnFailure | None = None,
+        retries: int | None = None,
         backoff: float = 0.5,
         **options: Any,
     ) -> Callable[[H], H]:
         """Call the decorated function, async or not, for each record; see `Consumer.run` and `Client.consumer`."""
 
         def decorate(handler: H) -> H:
-            run = {"concurrency": concurrency, "ordered": ordered, "retries": retries, "backoff": backoff}
+            run = {
+                "concurrency": concurrency, "ordered": ordered, "on_failure": on_failure, "retries": retries,
+                "backoff": backoff,
+            }  # fmt: skip
             self._wanted.append(_Wanted(topics, handler, {"group": group, **options}, run))
             return handler
 

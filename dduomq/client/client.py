@@ -50,9 +50,8 @@ class Client(ReadingClient):
     ) -> None:
         super().__init__(
             wire, serializer=serializer, interceptors=interceptors, auto_create=auto_create,
-            timeout_ms=int(options.delivery_timeout_s * 1000), rng=rng,
+            timeout_ms=int(options.delivery_timeout_s * 1000), rng=rng, wall_ms=wall_ms,
         )  # fmt: skip
-        self._wall_ms = wall_ms
         self._strategy = strategy
         self._options = options
         self._producer = self._make_producer(options)
@@ -71,9 +70,9 @@ class Client(ReadingClient):
     async def send(self, topic: str, value: Any, **fields: Any) -> SendResult:
         """Send one record and await its ack.
 
-        Fields: key, headers, tag, keys, partition, timestamp_ms, sharding_key, and delay (seconds or a timedelta) or
-        deliver_at (a datetime or milliseconds) for one that comes later. When cancelled, a record that is in no request
-        yet is withdrawn; one that is may still be stored.
+        Fields: key, headers, tag, keys, partition, timestamp_ms, sharding_key; delay (seconds or a timedelta) or
+        deliver_at (a datetime or milliseconds) for one that comes later; ttl (seconds or a timedelta): so long it is
+        worth the work. When cancelled, a record that is in no request yet is withdrawn; else it may still be stored.
         """
         delivery, queue = await self._hand_over(self._producer, topic, value, fields, None)
         try:

@@ -105,6 +105,19 @@ class Decoder:
 Ask: TypeAlias = Callable[[object, int], Awaitable[tuple[Any, memoryview]]]
 
 
+async def fetch_next(
+    ask: Ask, decoder: Decoder, *, max_bytes: int, wait_s: float, isolation: int, filter: str | None
+) -> list[Record]:
+    """What lies at the decoder's position, which moves behind it; [] for holes, or for nothing after `wait_s`."""
+    part = native.FetchPart(decoder.topic, decoder.partition, decoder.position, max_bytes)
+    body = native.Fetch(int(wait_s * 1000), 1, max_bytes, isolation, (part,), filter)
+    plain, payload = await ask(body, int(wait_s * 1000) + REQUEST_GRACE_MS)
+    fetched = native.from_plain(native.Fetched, plain).parts[0]
+    if fetched.code:
+        raise from_code(fetched.code, fetched.message or "")
+    return decoder.decode(payload, fetched.aborted)
+
+
 async def find_offset(ask: Ask, topic: str, partition: int, start: Start, timeout_ms: int) -> int:
     """The offset that `start` means; for a time without records at or after it, the end."""
     if isinstance(start, int) and not isinstance(start, bool):

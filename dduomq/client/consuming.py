@@ -1,6 +1,6 @@
 """Puts a consumer together: its feed, its life, its tasks."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from dduomq.client.group import Callback, Consumer, ConsumerOptions, Life
 from dduomq.client.group_life import GroupLife, LifeOptions
 from dduomq.client.member import Subscription
 from dduomq.client.record import Record
+from dduomq.client.retrying import Delay, Ladder
 from dduomq.client.tasks import flat_tasks
 from dduomq.client.wire import Wire
 from dduomq.errors import UsageError
@@ -44,6 +45,7 @@ class ConsumerSettings:
     isolation: int
     session_timeout: float
     rebalance_timeout: float
+    retry: Sequence[Delay] | None
     offsets_file: str | None
     on_assign: Callback | None
     on_revoke: Callback | None
@@ -75,6 +77,7 @@ async def consuming(
     member_id: str,
     deserialize: Callable[[Any], Any] | None,
     shown: Callable[[Record], Record | None] | None,
+    wall_ms: Callable[[], int],
 ) -> AsyncIterator[Consumer]:
     """A consumer from joining to leaving. `topic(name)` gives metadata, and makes the topic where that is allowed."""
     for name in settings.topics:
@@ -82,8 +85,10 @@ async def consuming(
     async with flat_tasks() as tasks:
         consumer = Consumer(
             ConsumerOptions(
-                auto_ack=settings.auto_ack, max_in_flight=settings.max_in_flight, rate=settings.rate,
+                wall_ms=wall_ms, auto_ack=settings.auto_ack, max_in_flight=settings.max_in_flight, rate=settings.rate,
                 on_assign=settings.on_assign, on_revoke=settings.on_revoke, on_lost=settings.on_lost,
+                can_set_aside=settings.mode == "cluster" and settings.retry is not None,
+                topics=None if settings.pattern is not None else frozenset(settings.topics),
             )
         )  # fmt: skip
         feed = Feed(
@@ -116,11 +121,12 @@ def _member(
     said = Subscription(
         group=settings.group or "", topics=settings.topics, pattern=settings.pattern, assignor=settings.assignor,
         instance_id=settings.instance_id, zone=settings.zone, session_ms=int(settings.session_timeout * 1000),
-        rebalance_ms=int(settings.rebalance_timeout * 1000),
+        rebalance_ms=int(settings.rebalance_timeout * 1000), retry=settings.retry is not None,
     )  # fmt: skip
     options = LifeOptions(
-        said=said, start=settings.start, auto_commit=settings.auto_commit, commit_interval=settings.commit_interval
-    )
+        said=said, start=settings.start, auto_commit=settings.auto_commit, commit_interval=settings.commit_interval,
+        ladder=None if settings.retry is None else Ladder(settings.retry),
+    )  # fmt: skip
     return GroupLife(
         options, member_id, feed, ask=wire.ask, post=wire.post, tasks=tasks, deserialize=deserialize, tell=consumer.tell
     )
@@ -136,6 +142,7 @@ def _broadcast(
 ) -> BroadcastLife:
     async def partitions(name: str) -> list[tuple[str, int]]:
         found = await topic(name)
+        feed.live_for(found)
         return [(found.topic_id, part.partition) for part in found.partitions]
 
     options = BroadcastOptions(

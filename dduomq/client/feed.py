@@ -13,9 +13,11 @@ import anyio.abc
 import attrs
 
 from dduomq.client.conn import AnswerStream, Connection
+from dduomq.client.expiry import FOREVER, TimeToLive
 from dduomq.client.part import Part, TopicPartition
 from dduomq.client.record import Record
 from dduomq.errors import CorruptMessage, DduomqError, OffsetOutOfRange, UnknownTopicOrPartition, UsageError
+from dduomq.wire import native
 from dduomq.wire.native_groups import Credit, Push
 
 AGAIN_S = 0.1
@@ -58,6 +60,7 @@ class Feed:
         self._indebted: dict[Part, None] = {}  # in an order that does not depend on chance
         self._pay: anyio.Event | None = None
         self.parts: dict[TopicPartition, Part] = {}
+        self.ttls: dict[str, TimeToLive] = {}  # of topics whose records are not for ever
         self.failure: BaseException | None = None
 
     # --- partitions ---------------------------------------------------------------------------------
@@ -66,6 +69,13 @@ class Feed:
         """Begin to read a partition."""
         self.parts[part.id] = part
         self._tasks.start_soon(self._follow, part)
+
+    def live_for(self, topic: native.TopicMetadata) -> None:
+        """How long its records are worth the work."""
+        ttl = TimeToLive.of(topic)
+        self.ttls.pop(topic.name, None)
+        if ttl != FOREVER:
+            self.ttls[topic.name] = ttl
 
     def remove(self, part: Part) -> None:
         """Read it no more."""
@@ -118,7 +128,7 @@ class Feed:
             options.credits,
             options.max_bytes,
             options.isolation,
-            filter=options.filter,
+            filter=None if part.is_retry else options.filter,  # what comes again has matched once
             topic_id=part.topic_id,
         )
         try:
@@ -215,8 +225,8 @@ class Feed:
         if self._shown is not None:
             records = [shown for record in records if (shown := self._shown(record)) is not None]
         if self._options.latest_only:
-            newest = {record.key: record for record in records if record.key is not None}
-            records = [record for record in records if record.key is None or newest[record.key] is record]
+            newest = {(record.topic, record.key): record for record in records}
+            records = [record for record in records if record.key is None or newest[record.topic, record.key] is record]
         return records
 
     async def wait(self) -> None:

@@ -19,11 +19,11 @@ import anyio
 import anyio.abc
 import attrs
 
+from dduomq.client.expiry import FOREVER, RUN_OUT
 from dduomq.client.feed import Feed
-from dduomq.client.group_events import Assigned, Event, Lost, Revoked, Skipped
-from dduomq.client.handlers import Handler, HandlerOptions, Ordered, run_handlers
-from dduomq.client.part import GroupRecord, Part, TopicPartition
-from dduomq.client.record import Record
+from dduomq.client.group_events import Assigned, Event, Expired, Lost, Revoked, Skipped
+from dduomq.client.handlers import Handler, HandlerOptions, OnFailure, Ordered, run_handlers
+from dduomq.client.part import GroupRecord, Part, ReturnedRecord, TopicPartition
 from dduomq.errors import DduomqError, NetworkError
 
 CLOSE_S = 5.0
@@ -50,14 +50,19 @@ class Life(Protocol):
 
 @attrs.frozen(kw_only=True)
 class ConsumerOptions:
-    """`rate` in records a second; `max_in_flight`: how many records may be worked on at once."""
+    """`rate` in records a second; `max_in_flight`: how many records may be worked on at once. `topics`: that it reads,
+    None: by a pattern, so nobody knows.
+    """
 
+    wall_ms: Callable[[], int]
     auto_ack: bool = True
     max_in_flight: int | None = None
     rate: float | None = None
     on_assign: Callback | None = None
     on_revoke: Callback | None = None
     on_lost: Callback | None = None
+    can_set_aside: bool = False
+    topics: frozenset[str] | None = None
 
 
 class Consumer:
@@ -73,6 +78,7 @@ class Consumer:
         self._told = anyio.Event()
         self._calling = anyio.Lock()
         self._next_at = 0.0
+        self._away: GroupRecord | None = None  # one that is to be set aside before anything else is handed out
 
     def bind(self, feed: Feed, life: Life) -> None:
         """What it works with; called once."""
@@ -87,7 +93,7 @@ class Consumer:
     async def __anext__(self) -> GroupRecord:
         if self._handed:
             self._finish()
-        record: GroupRecord = await self._one()  # type: ignore[assignment]  # the feed's are GroupRecords
+        record = await self._one()
         self._handed.append(record)
         return record
 
@@ -124,8 +130,8 @@ class Consumer:
         with anyio.move_on_after(timeout):
             while not found:
                 room = await self._room(max_records)
-                while len(found) < room and (record := self._feed.next()) is not None:
-                    found.append(record)  # type: ignore[arg-type]  # the feed's are GroupRecords
+                while len(found) < room and (record := await self._next()) is not None:
+                    found.append(record)
                 if not found:
                     await self._feed.wait()
         self._took(len(found))
@@ -137,30 +143,72 @@ class Consumer:
         handler: Handler,
         *,
         concurrency: int = 1,
-        ordered: Ordered = "partition",
-        retries: int = 3,
+        ordered: Ordered | None = None,
+        on_failure: OnFailure | None = None,
+        retries: int | None = None,
         backoff: float = 0.5,
     ) -> None:
         """For ever: call `handler(record)`, async or not, for each record; it is done when the handler returns.
 
-        `ordered`: "partition", one after another in each; "key", one after another for each key; "none". A handler that
-        fails is called again, after `backoff` seconds, twice as long each time, `retries` times: nothing of its lane
-        overtakes it. When that is of no use, its error ends the consumer, and nothing behind the record is committed.
+        `ordered`: "partition", one after another in each; "key", one after another for each key; "none". None: as
+        "partition", but a record that fails may be overtaken.
+        `on_failure`: "retry": a record whose handler raises comes again later, as the consumer's `retry` says, and in
+        the end is a dead letter; "dead-letter": it is one at once; "stop": the error ends the consumer, and nothing
+        behind the record is committed. None: "stop" where an order was asked for, for it would be broken; else "retry".
+        `retries`: before that the handler is called again, so often, after `backoff` seconds, twice as long each time;
+        nothing of its lane overtakes it. None: 0 for "retry", else 3.
         """
-        options = HandlerOptions(concurrency=concurrency, ordered=ordered, retries=retries, backoff=backoff)
+        options = HandlerOptions.of(
+            concurrency=concurrency, ordered=ordered, on_failure=on_failure, retries=retries, backoff=backoff,
+            can_set_aside=self._options.can_set_aside,
+        )  # fmt: skip
         await run_handlers(self._one, handler, options)
 
-    async def _one(self) -> Record:
+    async def _one(self) -> GroupRecord:
         """The next record, to be acked by whoever takes it."""
         limited = self._options.rate is not None or self._options.max_in_flight is not None
         while True:
             if limited:
                 await self._room(1)
-            record = self._feed.next()
+            record = await self._next()
             if record is not None:
                 self._took(1)
                 return record
             await self._feed.wait()
+
+    async def _next(self) -> GroupRecord | None:
+        """The next record that is here and still worth the work."""
+        ttls = self._feed.ttls
+        while True:
+            if self._away is not None:
+                await self._send_away(self._away)
+            record: GroupRecord | None = self._feed.next()  # type: ignore[assignment]  # the feed's are GroupRecords
+            if isinstance(record, ReturnedRecord) and not self._is_read(record.topic):
+                self._away = record
+                continue
+            if record is None or not (record.headers or ttls):
+                return record
+            ttl = ttls.get(record.topic, FOREVER)
+            if not ttl.has_run_out(record, self._options.wall_ms()):
+                return record
+            if ttl.is_dead and self._options.can_set_aside:
+                self._away = record
+            else:
+                record.done()
+                await self.tell(Expired(record))
+
+    def _is_read(self, topic: str) -> bool:
+        """Whether records of that topic are for us; where a pattern says so, nobody here can tell."""
+        return self._options.topics is None or topic in self._options.topics
+
+    async def _send_away(self, record: GroupRecord) -> None:
+        """It is not handed out: what comes again is for another member, what is too old is dead."""
+        if isinstance(record, ReturnedRecord) and not self._is_read(record.topic):
+            await record.pass_on()
+        else:
+            await record.reject(RUN_OUT)
+            await self.tell(Expired(record))
+        self._away = None
 
     # --- its place ----------------------------------------------------------------------------------
 

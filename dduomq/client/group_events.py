@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import attrs
 
-from dduomq.client.part import TopicPartition
+from dduomq.client.part import GroupRecord, TopicPartition
 from dduomq.errors import DduomqError
 
 
@@ -62,4 +62,31 @@ class Skipped:
     offset: int
 
 
-Event: TypeAlias = Assigned | Revoked | Lost | Committed | CommitRefused | Moved | Skipped
+@attrs.frozen
+class Retried:
+    """A record could not be done, and comes again in `delay_ms`."""
+
+    record: GroupRecord
+    delay_ms: int
+    error: str
+
+
+@attrs.frozen
+class DeadLettered:
+    """A record could not be done, and rests with its group's dead letters."""
+
+    record: GroupRecord
+    error: str
+    reason: str
+
+
+@attrs.frozen
+class Expired:
+    """A record's time to live had run out when its turn came: it was passed, or is a dead letter."""
+
+    record: GroupRecord
+
+
+Event: TypeAlias = (
+    Assigned | Revoked | Lost | Committed | CommitRefused | Moved | Skipped | Retried | DeadLettered | Expired
+)

@@ -5,6 +5,7 @@ only when the work on it has ended (or its time has run out) and is committed; a
 the member owns what it commits.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,17 +15,33 @@ import attrs
 
 from dduomq.client.consumer import Ask, Start, find_offset
 from dduomq.client.feed import Feed
-from dduomq.client.group_events import Assigned, CommitRefused, Committed, Event, Lost, Moved, Revoked
+from dduomq.client.group_events import (
+    Assigned,
+    CommitRefused,
+    Committed,
+    DeadLettered,
+    Event,
+    Lost,
+    Moved,
+    Retried,
+    Revoked,
+)
 from dduomq.client.member import OUT, Membership, Moves, Place, Subscription
-from dduomq.client.part import Part
+from dduomq.client.part import Failed, Part
+from dduomq.client.retrying import Ladder
 from dduomq.errors import (
+    CoordinatorNotAvailable,
     DduomqError,
     NetworkError,
+    NotOwner,
+    OffsetOutOfRange,
     OutcomeUnknown,
+    RecordSettled,
     StaleMemberEpoch,
     UnknownTopicOrPartition,
     from_code,
 )
+from dduomq.limits import ASIDE_TEXT_CHARACTERS_MAX
 from dduomq.wire import native
 from dduomq.wire.native_groups import (
     JOIN,
@@ -35,7 +52,10 @@ from dduomq.wire.native_groups import (
     GroupOffsets,
     OffsetsCommitted,
 )
+from dduomq.wire.native_letters import AsidePart, SetAside, SetAsideAnswer
+from dduomq.wire.ranges import Ranges
 
+LOG = logging.getLogger("dduomq")
 T = TypeVar("T")
 Tell: TypeAlias = Callable[[Event], Awaitable[None]]
 GRACE_MS = 5_000
@@ -46,12 +66,15 @@ REBALANCE_SHARE = 0.8  # of the rebalance time-out, for the work to end
 
 @attrs.frozen(kw_only=True)
 class LifeOptions:
-    """`commit_interval` in seconds; `start` is where a partition begins that has no committed offset."""
+    """`commit_interval` in seconds; `start` is where a partition begins that has no committed offset. `ladder`: when
+    records come again that could not be done; None: nothing is set aside.
+    """
 
     said: Subscription
     start: Start
     auto_commit: bool
     commit_interval: float
+    ladder: Ladder | None = None
 
 
 class GroupLife:
@@ -82,6 +105,7 @@ class GroupLife:
         self._heard_at = 0.0
         self._incarnation = 0  # counts how often all was lost
         self._beginning: dict[Place, object] = {}  # partitions that are ours and not read yet, with whose turn it is
+        self._elsewhere: dict[Place, Ranges] = {}  # what the group has set aside of partitions that begin
         self._is_leaving = False
         self.joined = anyio.Event()
 
@@ -185,6 +209,12 @@ class GroupLife:
         topics = tuple(sorted({topic for _, topic, _ in places}))
         found = await self._surely(FetchCommitted(self._options.said.group, topics), GroupOffsets)
         committed = {(part.topic, part.partition): part.offset for part in found.offsets}
+        aside = {(part.topic, part.partition): Ranges(part.ranges) for part in found.aside}
+        self._elsewhere.update({place: aside[place[1:]] for place in places if place[1:] in aside})
+        await self._learn_lifetimes(topics)
+        named = self._options.said.topics
+        if named and any(self._membership.is_retry(topic_id) for topic_id, _, _ in places):  # it brings theirs
+            await self._learn_lifetimes(named)
         starts: dict[Place, tuple[int, bool]] = {}
         for place in places:
             offset = committed.get(place[1:])
@@ -193,17 +223,22 @@ class GroupLife:
                 continue
             start = await self._start_of(place, turn, tries=1)
             if start is not None:
-                starts[place] = start, self._is_early
+                starts[place] = start, self._is_early(place)
             else:
                 self._tasks.start_soon(self._begin_later, place, turn)
         await self._add(starts, turn)
         self.joined.set()
 
+    async def _learn_lifetimes(self, topics: Sequence[str]) -> None:
+        found = await self._surely(native.Metadata(tuple(topics)), native.MetadataAnswer)
+        for topic in found.topics:
+            self._feed.live_for(topic)
+
     async def _begin_later(self, place: Place, turn: object) -> None:
         """A partition that is away just now, and holds up none of the others."""
         start = await self._start_of(place, turn)
         if start is not None:
-            await self._add({place: (start, self._is_early)}, turn)
+            await self._add({place: (start, self._is_early(place))}, turn)
 
     async def _add(self, starts: Mapping[Place, tuple[int, bool]], turn: object) -> None:
         """Read those that are still ours, and tell so, before anything else can happen to them.
@@ -217,15 +252,22 @@ class GroupLife:
             before = self._feed.parts.get((topic, partition))
             if before is not None:  # of a topic that was deleted and made again
                 self._feed.remove(before)
-            part = Part(topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed)
+            part = Part(
+                topic_id, topic, partition, offset, self._deserialize, is_committed=is_committed,
+                is_retry=self._membership.is_retry(topic_id), aside=self._elsewhere.pop(place, None),
+                ladder=self._options.ladder, set_aside=self._set_aside,
+            )  # fmt: skip
             self._feed.add(part)
         if ours:
             await self._tell(Assigned({place[1:]: offset for place, (offset, _) in ours.items()}))
 
-    @property
-    def _is_early(self) -> bool:
+    def _is_early(self, place: Place) -> bool:
         """Whoever comes after us would begin there too, without a commit; any other start is kept at once."""
-        return self._options.start == "earliest"
+        return self._start(place[0]) == "earliest"
+
+    def _start(self, topic_id: str) -> Start:
+        """Where a partition begins that the group does not know; what has stepped aside is wanted from the first on."""
+        return "earliest" if self._membership.is_retry(topic_id) else self._options.start
 
     async def _surely(self, body: object, answer: type[T]) -> T:
         """Ask until there is an answer, or one that will not change."""
@@ -240,10 +282,10 @@ class GroupLife:
 
     async def _start_of(self, place: Place, turn: object, tries: int | None = None) -> int | None:
         """Where the consumer wants to begin; None if that could not be found in so many tries, or is not wanted."""
-        _, topic, partition = place
+        topic_id, topic, partition = place
         while self._beginning.get(place) is turn:
             try:
-                return await find_offset(self._ask, topic, partition, self._options.start, GRACE_MS)
+                return await find_offset(self._ask, topic, partition, self._start(topic_id), GRACE_MS)
             except DduomqError as error:
                 is_gone = isinstance(error, UnknownTopicOrPartition)  # deleted: the group will hear of it
                 if not error.retriable and not is_gone and not isinstance(error, NetworkError):
@@ -258,7 +300,7 @@ class GroupLife:
         """Where to go on in a partition whose next record is not there: at its start, or at the end, if that is
         where the consumer wanted to begin."""
         topic, partition = part.id
-        start: Start = "latest" if self._options.start == "latest" else "earliest"
+        start: Start = "latest" if self._start(part.topic_id) == "latest" else "earliest"
         offset = await find_offset(self._ask, topic, partition, start, GRACE_MS)
         await self._tell(Moved(part.id, offset))
         return offset
@@ -360,6 +402,54 @@ class GroupLife:
                 await self._tell(CommitRefused(part.id, offset, error))
         if taken:
             await self._tell(Committed(taken))
+
+    # --- what could not be done ---------------------------------------------------------------------
+
+    async def _set_aside(self, part: Part, failed: Failed) -> bool:
+        """Until the broker has taken it: False if the partition is ours no more. Raises what it refuses for good."""
+        said = AsidePart(
+            *part.id, failed.at, failed.delay_ms or 0, failed.delay_ms is None,
+            failed.error[:ASIDE_TEXT_CHARACTERS_MAX], failed.reason[:ASIDE_TEXT_CHARACTERS_MAX], part.topic_id,
+            failed.is_foreign,
+        )  # fmt: skip
+        while not part.is_lost:  # without an answer our session ends, and then it is
+            error = await self._ask_aside(said)
+            if error is None:
+                event = DeadLettered(failed.record, failed.error, failed.reason)
+                is_dead = failed.delay_ms is None
+                if not failed.is_foreign:
+                    await self._tell(event if is_dead else Retried(failed.record, failed.delay_ms or 0, failed.error))
+                return True
+            if isinstance(error, (*OUT, NotOwner)):
+                return False
+            if isinstance(error, RecordSettled):
+                if not part.is_rewound:  # an earlier try of ours has reached the broker
+                    return True
+                await self._commit_once([part])  # it knows only then that this is to be done once more
+                continue
+            if isinstance(error, OffsetOutOfRange):
+                LOG.error("%r can't step aside: %s", failed.record, error.message)
+                return True
+            if not error.retriable and not isinstance(error, NetworkError | OutcomeUnknown):
+                raise error
+            await anyio.sleep(AGAIN_S)
+        return False
+
+    async def _ask_aside(self, said: AsidePart) -> DduomqError | None:
+        membership = self._membership
+        body = SetAside(self._options.said.group, membership.member_id, membership.epoch, (said,))
+        try:
+            plain, _ = await self._ask(body, GRACE_MS)
+        except StaleMemberEpoch as error:
+            membership.doubt()
+            self._changed.set()
+            if self._is_leaving:
+                await self._catch_up()
+            return CoordinatorNotAvailable(error.message)
+        except DduomqError as error:
+            return error
+        result = native.from_plain(SetAsideAnswer, plain).parts[0]
+        return from_code(result.code, result.message or "") if result.code else None
 
     # --- the end ------------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 A lane is what must go one after another: a partition, a key, or one record alone. Always true: at most `concurrency`
 handlers run at once, and at most `LANE_RECORDS_MAX` records for each of them wait; a lane's records are handled in
-the order of their offsets, each until it succeeds; a record is acked after its handler has returned, and not before.
+the order of their offsets, each until it succeeds or steps aside; a record is acked after its handler has returned,
+and not before.
 """
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from inspect import isawaitable, iscoroutinefunction
@@ -15,29 +17,60 @@ import anyio.abc
 import attrs
 from anyio import to_thread
 
-from dduomq.client.part import GroupRecord
+from dduomq.client.part import GroupRecord, said
 from dduomq.client.record import Record
 from dduomq.client.tasks import flat_tasks
 from dduomq.errors import UsageError
 
+LOG = logging.getLogger("dduomq")
 Handler: TypeAlias = Callable[[Any], Any]
 Ordered: TypeAlias = Literal["partition", "key", "none"]
+OnFailure: TypeAlias = Literal["retry", "dead-letter", "stop"]
+RETRIES = 3
 LANE_RECORDS_MAX = 16
 BACKOFF_MAX_S = 60.0
 
 
 @attrs.frozen(kw_only=True)
 class HandlerOptions:
+    """See `Consumer.run`; what is None there has been chosen by `of`."""
+
     concurrency: int
     ordered: Ordered
+    on_failure: OnFailure
     retries: int
     backoff: float
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        concurrency: int,
+        ordered: Ordered | None,
+        on_failure: OnFailure | None,
+        retries: int | None,
+        backoff: float,
+        can_set_aside: bool,
+    ) -> "HandlerOptions":
+        """Order that was asked for is kept at any price; else a record that fails steps aside, if it can."""
+        if on_failure is None:
+            on_failure = "retry" if ordered in {None, "none"} and can_set_aside else "stop"
+        if on_failure != "stop" and not can_set_aside:
+            raise UsageError(f"on_failure={on_failure!r} needs a group, and retry: this consumer sets nothing aside")
+        if retries is None:
+            retries = 0 if on_failure == "retry" else RETRIES
+        return cls(
+            concurrency=concurrency, ordered=ordered or "partition", on_failure=on_failure, retries=retries,
+            backoff=backoff,
+        )  # fmt: skip
 
     def __attrs_post_init__(self) -> None:
         if self.concurrency < 1 or self.retries < 0 or self.backoff < 0:
             raise UsageError("concurrency is at least 1, retries and backoff are at least 0")
         if self.ordered not in {"partition", "key", "none"}:
             raise UsageError(f"ordered is 'partition', 'key' or 'none', not {self.ordered!r}")
+        if self.on_failure not in {"retry", "dead-letter", "stop"}:
+            raise UsageError(f"on_failure is 'retry', 'dead-letter' or 'stop', not {self.on_failure!r}")
 
 
 class _Lanes:
@@ -99,15 +132,27 @@ class _Lanes:
                     result = self._handler(record)
                     if isawaitable(result):
                         await result
-            except Exception:
+            except Exception as error:
                 if record.is_lost:  # another member has it, or will
                     return
                 if tries >= self._options.retries:
-                    raise
+                    await self._fail(record, error)
+                    return
                 await anyio.sleep(min(self._options.backoff * 2**tries, BACKOFF_MAX_S))
                 tries += 1
             else:
                 return
+
+    async def _fail(self, record: GroupRecord, error: Exception) -> None:
+        match self._options.on_failure:
+            case "retry":
+                LOG.warning("%r failed, and steps aside", record, exc_info=error)
+                await record.nack(error=error)
+            case "dead-letter":
+                LOG.error("%r failed, and is a dead letter now", record, exc_info=error)
+                await record.reject(said(error))
+            case "stop":
+                raise error
 
 
 def is_async(handler: Handler) -> bool:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import attrs
 
 from dduomq.errors import DduomqError, FencedMemberEpoch, UnknownMember
+from dduomq.ids import RETRY
 from dduomq.wire.native_groups import (
     JOIN,
     LEAVE,
@@ -25,7 +26,7 @@ OUT = (FencedMemberEpoch, UnknownMember)
 
 @attrs.frozen(kw_only=True)
 class Subscription:
-    """What a member wants. Times are milliseconds."""
+    """What a member wants. Times are milliseconds. `retry`: also what its group has set aside, when it comes again."""
 
     group: str
     topics: tuple[str, ...]
@@ -35,6 +36,7 @@ class Subscription:
     zone: str | None = None
     session_ms: int = 45_000
     rebalance_ms: int = 60_000
+    retry: bool = False
 
 
 @attrs.frozen
@@ -48,7 +50,7 @@ class Moves:
 class Membership:
     """See the file's head."""
 
-    __slots__ = ("_is_in_doubt", "_said", "epoch", "heartbeat_ms", "member_id", "owned", "wanted")
+    __slots__ = ("_is_in_doubt", "_retry_topics", "_said", "epoch", "heartbeat_ms", "member_id", "owned", "wanted")
 
     def __init__(self, member_id: str, said: Subscription) -> None:
         self.member_id = member_id
@@ -58,6 +60,7 @@ class Membership:
         self.owned: set[Place] = set()  # what is worked on, or not yet given up
         self.wanted: set[Place] = set()  # what the last assignment said
         self._is_in_doubt = True
+        self._retry_topics: set[str] = set()
 
     def beat(self) -> GroupHeartbeat:
         """What to say next."""
@@ -70,7 +73,7 @@ class Membership:
             return short
         return attrs.evolve(
             short, wait_ms=0, zone=said.zone, topics=said.topics, pattern=said.pattern, assignor=said.assignor,
-            owned=self._owned_parts(),
+            owned=self._owned_parts(), retry=said.retry,
         )  # fmt: skip
 
     def _owned_parts(self) -> tuple[OwnedPart, ...]:
@@ -86,11 +89,16 @@ class Membership:
         if answer.assignment is None:
             return Moves()
         before = self.wanted
+        self._retry_topics = {part.topic_id for part in answer.assignment if part.kind == RETRY}
         self.wanted = {(part.topic_id, part.topic, at) for part in answer.assignment for at in part.partitions}
         assigned = self.wanted - self.owned
         revoked = (before | self.owned) - self.wanted
         self.owned |= assigned
         return Moves(tuple(sorted(assigned)), tuple(sorted(revoked & self.owned)))
+
+    def is_retry(self, topic_id: str) -> bool:
+        """Whether that is the group's topic of records that come again."""
+        return topic_id in self._retry_topics
 
     def released(self, places: Iterable[Place]) -> None:
         """They are worked on no more: the next heartbeat says so."""

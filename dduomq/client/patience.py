@@ -7,7 +7,14 @@ from typing import TypeVar
 import anyio
 
 from dduomq.client.consumer import Ask
-from dduomq.errors import CoordinatorLoading, CoordinatorNotAvailable, WheelNotAvailable
+from dduomq.errors import (
+    CoordinatorLoading,
+    CoordinatorNotAvailable,
+    DduomqError,
+    NetworkError,
+    Overloaded,
+    WheelNotAvailable,
+)
 from dduomq.wire import native
 
 T = TypeVar("T")
@@ -24,11 +31,14 @@ class Patient:
 
     async def _patiently(self, body: object, answer: type[T], timeout_ms: int = TIMEOUT_MS) -> T:
         """A coordinator or a wheel that has just started reads its log first: wait for it, not for ever."""
-        with anyio.fail_after(TIMEOUT_MS / 1000 + timeout_ms / 1000):
+        refusal: DduomqError | None = None
+        with anyio.move_on_after((TIMEOUT_MS + timeout_ms) / 1000):
             while True:
                 try:
                     plain, _ = await self._ask(body, timeout_ms)
-                except (CoordinatorLoading, CoordinatorNotAvailable, WheelNotAvailable):
+                except (CoordinatorLoading, CoordinatorNotAvailable, Overloaded, WheelNotAvailable) as error:
+                    refusal = error
                     await anyio.sleep(AGAIN_S)
                 else:
                     return native.from_plain(answer, plain)
+        raise refusal or NetworkError("the node has not answered in time; is it overloaded? try again")

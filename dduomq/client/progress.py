@@ -34,6 +34,10 @@ class Progress:
         """The work on a record has ended; saying so twice does nothing."""
         self._open.discard(offset)
 
+    def is_open(self, offset: int) -> bool:
+        """Whether that record is being worked on."""
+        return offset in self._open
+
     @property
     def in_flight(self) -> int:
         """How many records are being worked on."""

@@ -20,11 +20,12 @@ import anyio.abc
 import attrs
 from anyio import to_thread
 
+from dduomq.client.expiry import FOREVER, TimeToLive
 from dduomq.client.handlers import Handler, is_async
 from dduomq.client.queue_life import QueueLife, QueueOptions
 from dduomq.client.queue_record import QueueRecord
 from dduomq.client.record import Record
-from dduomq.client.tasks import flat_tasks
+from dduomq.client.tasks import Background, flat_tasks
 from dduomq.client.wire import Wire
 from dduomq.errors import NetworkError, OutcomeUnknown, RecordNotHeld, UsageError
 from dduomq.limits import (
@@ -141,17 +142,18 @@ class Queue:
 
     @asynccontextmanager
     async def living(self, tasks: anyio.abc.TaskGroup) -> AsyncIterator["Queue"]:
-        """From joining to leaving."""
-        life = self._life
+        """From joining to leaving. Who is cancelled lives on until his block has ended: handlers may take a while."""
+        life, background = self._life, Background(tasks)
         try:
             for task in (life.words.run, life.live, life.take_always, life.keep_locks):
-                tasks.start_soon(task)
+                background.start_soon(task)
             await self._join()
             yield self
             self._finish()
             with anyio.move_on_after(CLOSE_S):
                 await life.words.told()
         finally:
+            background.end()
             tasks.cancel_scope.cancel()
             with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSE_S):
                 self._finish(RELEASE)
@@ -211,12 +213,14 @@ async def queueing(
     member_id: str,
     deserialize: Callable[[Any], Any] | None,
     shown: Callable[[Record], Record | None] | None,
+    wall_ms: Callable[[], int],
 ) -> AsyncIterator[Queue]:
     """A queue from joining to leaving. `topic(name)` gives metadata, and makes the topic where that is allowed."""
-    for name in settings.topics:
-        await topic(name)
+    ttls = {name: TimeToLive.of(await topic(name)) for name in settings.topics}
     life = QueueLife(
-        settings.options(), member_id, ask=wire.ask, post=wire.post, deserialize=deserialize, shown=shown
+        settings.options(), member_id, ask=wire.ask, post=wire.post, deserialize=deserialize, shown=shown,
+        has_run_out=lambda record: ttls.get(record.topic, FOREVER).has_run_out(record, wall_ms()),
+        is_buried=lambda record: ttls.get(record.topic, FOREVER).is_dead,
     )  # fmt: skip
     life.on_lost = settings.on_lost
     async with flat_tasks() as tasks, Queue(life, auto_ack=settings.auto_ack).living(tasks) as queue:

@@ -12,16 +12,20 @@ import anyio
 import attrs
 
 from dduomq.client.consumer import Ask, Decoder
+from dduomq.client.expiry import RUN_OUT
 from dduomq.client.member import OUT
 from dduomq.client.queue_record import QueuePlace, QueueRecord, Word
 from dduomq.client.queue_words import Words
 from dduomq.client.record import Record
+from dduomq.client.returned import restore
 from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, UnknownTopicOrPartition, from_code
+from dduomq.ids import RETRY
 from dduomq.wire import native
 from dduomq.wire.native_groups import JOIN, LEAVE
 from dduomq.wire.native_queue import (
     ACCEPT,
     GAP,
+    REJECT,
     RELEASE,
     RENEW,
     RETURN,
@@ -69,19 +73,27 @@ class QueueLife:
         post: Callable[[object, int], Awaitable[Any]],
         deserialize: Callable[[Any], Any] | None,
         shown: Callable[[Record], Record | None] | None,
+        has_run_out: Callable[[Record], bool],
+        is_buried: Callable[[Record], bool],
     ) -> None:
+        """`has_run_out`: its time to live; `is_buried`: then it is a dead letter, else it is passed."""
         self._options = options
         self._member_id = member_id
         self._ask = ask
         self._post = post
         self._deserialize = deserialize
         self._shown = shown
+        self._has_run_out = has_run_out
+        self._is_buried = is_buried
         self._epoch = JOIN
         self._heartbeat_ms = 0
         self._parts: deque[TakePart] = deque()
+        self._retry_topics: set[str] = set()
         self._assigned = anyio.Event()
         self._alive_until = 0.0  # by the session; the broker counts it from later on
         self._is_in_doubt = False  # what was taken may have been lost on its way
+        self._sure = anyio.Event()  # nothing is taken before it is set
+        self._sure.set()
         self._beat_again = anyio.Event()
         self._held: dict[tuple[QueuePlace, int], QueueRecord] = {}
         self._window = options.prefetch
@@ -112,6 +124,8 @@ class QueueLife:
                 await anyio.sleep(AGAIN_S)
             else:
                 if answer is not None:
+                    if not self._is_in_doubt:
+                        self._sure.set()
                     self._alive_until = sent_at + self._options.session_ms / 1000
                     self._answered(answer)
 
@@ -126,7 +140,11 @@ class QueueLife:
             options.deliveries if is_new else -1, self._held_parts() if is_in_doubt else None,
         )  # fmt: skip
         changed = self._beat_again = anyio.Event()
-        pending = await self._post(body, body.wait_ms + GRACE_MS)
+        try:
+            pending = await self._post(body, body.wait_ms + GRACE_MS)
+        except DduomqError:
+            self._is_in_doubt = self._is_in_doubt or is_in_doubt
+            raise
         pending.call(changed.set)
         with anyio.move_on_after((body.wait_ms + GRACE_MS) / 1000) as scope:
             await changed.wait()
@@ -158,6 +176,7 @@ class QueueLife:
             self._parts = deque(
                 TakePart(part.topic_id, part.topic, at) for part in answer.assignment for at in part.partitions
             )
+            self._retry_topics = {part.topic_id for part in answer.assignment if part.kind == RETRY}
             self._assigned.set()
         for part in answer.doubts:
             for first, last in part.ranges:
@@ -180,6 +199,7 @@ class QueueLife:
         """There is no hope."""
         self.failure = self.failure or error
         self.joined.set()
+        self._sure.set()
         self._came.set()
 
     # --- taking -------------------------------------------------------------------------------------
@@ -201,9 +221,10 @@ class QueueLife:
                 if not error.retriable and not isinstance(error, NetworkError):
                     self.fail(error)
                     return
-                self._is_in_doubt = True
+                self._is_in_doubt, self._sure = True, anyio.Event()
                 self._beat_again.set()
                 await anyio.sleep(AGAIN_S)
+                await self._sure.wait()  # else the broker might take for lost what it gives meanwhile
 
     async def _take(self, most: int) -> None:
         options = self._options
@@ -215,15 +236,16 @@ class QueueLife:
         )  # fmt: skip
         safe_until = anyio.current_time() + options.lock_ms / 1000
         plain, payload = await self._ask(body, wait_ms + GRACE_MS)
-        at, is_away = 0, False
+        at, is_away, has_some = 0, False, False
         for part in native.from_plain(RecordsTaken, plain).parts:
             if part.code:
                 is_away = True
                 self._refused(from_code(part.code, part.message or ""))
             else:
+                has_some = True
                 self._add(part, payload[at : at + part.size], safe_until)
             at += part.size
-        if is_away and not self.waiting:
+        if is_away and not has_some:
             await anyio.sleep(AGAIN_S)
         if self.waiting:
             self._came.set()
@@ -256,12 +278,14 @@ class QueueLife:
     def _keep(self, record: Record, place: QueuePlace, count: int, now: float, safe_until: float) -> None:
         assert isinstance(record, QueueRecord)
         record.take(place, self.words, count, now, safe_until)
+        if place[0] in self._retry_topics:
+            restore(record)
         if self._shown is not None:
             shown = self._shown(record)
             if shown is None:
                 record.say(ACCEPT)
                 return
-        self._held[place, record.offset] = record
+        self._held[place, record.at] = record
         self.waiting.append(record)
 
     # --- for the user -------------------------------------------------------------------------------
@@ -275,10 +299,14 @@ class QueueLife:
                 self._went.set()
             if record.is_settled or record.is_lost:
                 continue
-            if now < record.safe_until and now < self._alive_until:
-                self.working.add(record)
-                return record
-            record.say(RETURN)
+            if now >= record.safe_until or now >= self._alive_until:
+                record.say(RETURN)
+                continue
+            if self._has_run_out(record):
+                record.say(REJECT if self._is_buried(record) else ACCEPT, 0, RUN_OUT)
+                continue
+            self.working.add(record)
+            return record
         return None
 
     async def wait(self) -> None:
@@ -297,7 +325,7 @@ class QueueLife:
         record = word.record
         if record is None or (word.ending.kind == RENEW and not record.is_lost):
             return
-        key = (record.place, record.offset)
+        key = (record.place, record.at)
         if self._held.get(key) is record:
             del self._held[key]
             if record.is_lost and self.on_lost is not None:

@@ -55,12 +55,14 @@ class QueueRecord(Record):
     `is_lost`: its lock has expired, or the broker has given it to another member for another reason.
     """
 
-    __slots__ = ("_place", "_word", "_words", "delivery_count", "is_lost", "safe_until", "since")
+    __slots__ = ("_place", "_word", "_words", "at", "delivery_count", "is_lost", "safe_until", "since")
     _place: QueuePlace
+    at: int  # the offset where it was read
     _words: "Words"
 
     def take(self, place: QueuePlace, words: "Words", delivery_count: int, since: float, safe_until: float) -> None:
         """It has come; `since`: when. Its lock surely lasts until `safe_until`."""
+        self.at = self.offset
         self._place, self._words, self.delivery_count, self.since = place, words, delivery_count, since
         self.safe_until = safe_until
         self._word: Word | None = None
@@ -100,13 +102,15 @@ class QueueRecord(Record):
         """What became of it; on its way from now on. Raises `UsageError` the second time."""
         if self._word is not None:
             raise UsageError(f"{self!r} is {SAID[self._word.ending.kind]} already")
-        ending = RecordEnding(self.offset, self.offset, kind, ms, reason)
+        ending = RecordEnding(self.at, self.at, kind, ms, reason, self.delivery_count)
         self._word = self._words.say(Word(self._place, ending, self))
         return self._word
 
     def renew(self, ms: int = 0) -> Word:
         """The lock begins anew."""
-        return self._words.say(Word(self._place, RecordEnding(self.offset, self.offset, RENEW, ms), self))
+        return self._words.say(
+            Word(self._place, RecordEnding(self.at, self.at, RENEW, ms, "", self.delivery_count), self)
+        )
 
 
 def _ms(seconds: Seconds | None) -> int:

@@ -8,6 +8,7 @@ was heard the first time; else nobody knows.
 from collections.abc import Callable, Iterable, Sequence
 
 import anyio
+import attrs
 
 from dduomq.client.consumer import Ask
 from dduomq.client.queue_record import QueuePlace, Word
@@ -142,17 +143,24 @@ def _note_renewals(words: Iterable[Word], sent_at: float) -> None:
 
 
 def _without_doubles(words: Sequence[Word]) -> tuple[Iterable[Word], list[Word]]:
-    """Of two words about one record the renewal need not be said: (what is to be said, what is not)."""
+    """Of two words about one record the renewal need not be said, nor what was said of an earlier delivery: that was
+    heard, or the record had not come again. (What is to be said, what is not.)
+    """
     last: dict[tuple[QueuePlace, int], Word] = {}
     spare: list[Word] = []
     for word in words:
         key = word.place, word.ending.first
         before = last.setdefault(key, word)
         if before is not word:
-            is_renewal = before.ending.kind == RENEW
-            last[key] = word if is_renewal else before
-            spare.append(before if is_renewal else word)
+            is_first = before.record is word.record and not _yields(before.ending, word.ending)
+            last[key] = before if is_first else word
+            spare.append(word if is_first else before)
     return last.values(), spare
+
+
+def _yields(before: RecordEnding, ending: RecordEnding) -> bool:
+    """A renewal yields to an end, and to one that is longer."""
+    return before.kind == RENEW and (ending.kind != RENEW or ending.ms >= before.ms)
 
 
 def _by_place(words: Iterable[Word]) -> Iterable[tuple[QueuePlace, list[Word]]]:
@@ -177,11 +185,11 @@ def _parts(place: QueuePlace, words: list[Word]) -> list[tuple[QueuePlace, list[
         if ending.first == before.last + 1 and _is_alike(ending, first):
             before = ending
             continue
-        endings.append(RecordEnding(first.first, before.last, first.kind, first.ms, first.reason))
+        endings.append(attrs.evolve(first, last=before.last))
         first = before = ending
-    endings.append(RecordEnding(first.first, before.last, first.kind, first.ms, first.reason))
+    endings.append(attrs.evolve(first, last=before.last))
     return [(place, endings, together), *parts]
 
 
 def _is_alike(one: RecordEnding, other: RecordEnding) -> bool:
-    return (one.kind, one.ms, one.reason) == (other.kind, other.ms, other.reason)
+    return (one.kind, one.ms, one.reason, one.count) == (other.kind, other.ms, other.reason, other.count)

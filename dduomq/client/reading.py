@@ -6,13 +6,14 @@ from datetime import datetime
 from random import Random
 from typing import Any, Literal
 
-from dduomq.client.consumer import Decoder, Reader, Start, find_offset
+from dduomq.client.consumer import Decoder, Reader, Start, fetch_next, find_offset
 from dduomq.client.consuming import ConsumerSettings, consuming
 from dduomq.client.group import Callback, Consumer
 from dduomq.client.interceptor import Interceptor
 from dduomq.client.queue import Queue, QueueSettings, queueing
 from dduomq.client.queue_record import QueueRecord
 from dduomq.client.record import Record
+from dduomq.client.retrying import RETRY_LADDER, Delay
 from dduomq.client.serializers import AUTO, Serializer
 from dduomq.client.wire import Wire
 from dduomq.errors import UsageError, from_code
@@ -31,6 +32,7 @@ class ReadingClient:
         auto_create: bool,
         timeout_ms: int,
         rng: Random,
+        wall_ms: Callable[[], int],
     ) -> None:
         self._wire = wire
         self._serializer = serializer
@@ -38,6 +40,7 @@ class ReadingClient:
         self._auto_create = auto_create
         self._timeout_ms = timeout_ms
         self._rng = rng
+        self._wall_ms = wall_ms
 
     async def _topic(self, name: str) -> native.TopicMetadata:
         """The topic's metadata; it is made on first use where the broker allows it."""
@@ -70,13 +73,11 @@ class ReadingClient:
         decoder = Decoder(topic, partition, start, self._deserialize)
         while True:
             at = decoder.position
-            part = native.FetchPart(topic, partition, at, max_bytes)
-            body = native.Fetch(int(wait * 1000), 1, max_bytes, _isolation(isolation), (part,), filter)
-            plain, payload = await self._wire.ask(body, int((wait + 10) * 1000))
-            fetched = native.from_plain(native.Fetched, plain).parts[0]
-            if fetched.code:
-                raise from_code(fetched.code, fetched.message or "")
-            records = self._shown(decoder.decode(payload, fetched.aborted))
+            found = await fetch_next(
+                self._wire.ask, decoder, max_bytes=max_bytes, wait_s=wait, isolation=_isolation(isolation),
+                filter=filter,
+            )  # fmt: skip
+            records = self._shown(found)
             if records or decoder.position == at:  # else only holes were there: records may lie behind them
                 return records[:max_records]
 
@@ -151,6 +152,7 @@ class ReadingClient:
         isolation: str = "committed",
         session_timeout: float = 45.0,
         rebalance_timeout: float = 60.0,
+        retry: Sequence[Delay] | None = RETRY_LADDER,
         offsets_file: str | None = None,
         on_assign: Callback | None = None,
         on_revoke: Callback | None = None,
@@ -174,6 +176,9 @@ class ReadingClient:
         skip_damaged: pass what is damaged on the broker's disk, with an event; else that ends the consumer.
         session_timeout, rebalance_timeout: seconds after which a member that is not heard of is out; that work on
             partitions which are taken away may take.
+        retry: the delays after which a record comes again that was not done (`record.nack`), one for each try; behind
+        the
+            last it is a dead letter of the group (F42, F43). None: nothing is set aside.
 
         Raises the broker's error for what it refuses: `InvalidFilter`, `UnsupportedAssignor`, `UnreleasedInstance`, ...
         """
@@ -182,13 +187,13 @@ class ReadingClient:
             instance_id=instance_id, zone=zone, auto_ack=auto_ack, auto_commit=auto_commit,
             commit_interval=commit_interval, credits=credits, max_in_flight=max_in_flight, rate=rate,
             latest_only=latest_only, skip_damaged=skip_damaged, isolation=_isolation(isolation),
-            session_timeout=session_timeout,
-            rebalance_timeout=rebalance_timeout, offsets_file=offsets_file, on_assign=on_assign, on_revoke=on_revoke,
-            on_lost=on_lost,
+            session_timeout=session_timeout, rebalance_timeout=rebalance_timeout, retry=retry,
+            offsets_file=offsets_file, on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost,
         )  # fmt: skip
         async with consuming(
             settings, self._wire, topic=self._topic, member_id=f"{self._rng.getrandbits(128):032x}",
             deserialize=self._deserialize, shown=self._before_consume if self._interceptors else None,
+            wall_ms=self._wall_ms,
         ) as consumer:  # fmt: skip
             yield consumer
 
@@ -224,6 +229,7 @@ class ReadingClient:
         async with queueing(
             settings, self._wire, topic=self._topic, member_id=f"{self._rng.getrandbits(128):032x}",
             deserialize=self._deserialize, shown=self._before_consume if self._interceptors else None,
+            wall_ms=self._wall_ms,
         ) as queue:  # fmt: skip
             yield queue
 

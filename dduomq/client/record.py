@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from dduomq.errors import InvalidDelay
-from dduomq.wire.delay import DELAY_HEADER, DELIVER_AT_HEADER, length_ms, moment_ms
+from dduomq.wire.delay import DELAY_HEADER, DELIVER_AT_HEADER, TTL_HEADER, length_ms, moment_ms
 
 TAG_HEADER = "dduomq-tag"
 KEYS_HEADER = "dduomq-keys"
@@ -72,7 +72,7 @@ class Message:
     """One record to send, for `send_batch` and interceptors.
 
     `delay`: it comes so much later, a timedelta or seconds. `deliver_at`: it comes then, a datetime with its zone, or
-    milliseconds since 1970.
+    milliseconds since 1970. `ttl`: so long it is worth the work; consumers pass it then (F44).
     """
 
     value: Any
@@ -84,6 +84,7 @@ class Message:
     sharding_key: Any = None
     delay: timedelta | float | None = None
     deliver_at: datetime | int | None = None
+    ttl: timedelta | float | None = None
 
 
 @attrs.frozen
@@ -105,7 +106,7 @@ class SendResult:
 def headers_of(message: Message) -> Headers:
     """A message's headers as they travel, tag and keys among them."""
     wish = _wish(message)
-    if not message.headers and message.tag is None and not message.keys and wish is None:
+    if not message.headers and message.tag is None and not message.keys and wish is None and message.ttl is None:
         return []
     given = message.headers.items() if isinstance(message.headers, Mapping) else message.headers
     headers = [(name, content.encode() if isinstance(content, str) else content) for name, content in given]
@@ -115,6 +116,8 @@ def headers_of(message: Message) -> Headers:
         headers.append((KEYS_HEADER, " ".join(message.keys).encode()))
     if wish is not None:
         headers.append(wish)
+    if message.ttl is not None:
+        headers.append((TTL_HEADER, str(length_ms(message.ttl)).encode()))
     return headers
 
 

@@ -20,7 +20,10 @@ _VERSION = 1
 
 @attrs.frozen
 class TopicRecord:
-    """A topic as the metadata store holds it; `config` has only what differs from the defaults."""
+    """A topic as the metadata store holds it; `config` has only what differs from the defaults.
+
+    `kind`: "" of a user's own, `ids.RETRY` or `ids.DEAD` of one that the broker keeps for a `group`.
+    """
 
     name: str
     topic_id: str
@@ -28,6 +31,8 @@ class TopicRecord:
     replication: int
     config: Mapping[str, str]
     created_ms: int
+    kind: str = ""
+    group: str = ""
 
     @property
     def key(self) -> str:
@@ -44,6 +49,8 @@ def encode_topic(topic: TopicRecord) -> bytes:
             topic.replication,
             dict(topic.config),
             topic.created_ms,
+            topic.kind,
+            topic.group,
         ]
     )
 
@@ -52,7 +59,7 @@ def decode_topic(data: bytes) -> TopicRecord:
     version, *fields = cbor2.loads(data)
     if version > _VERSION:
         raise UnsupportedVersion(f"a topic record has version {version}, written by a newer dduomq")
-    return TopicRecord(*fields[:6])
+    return TopicRecord(*fields[:8])
 
 
 def encode_value(value: object) -> bytes:

@@ -6,12 +6,14 @@ A pure machine. Always true: of each producer and target the last five batches a
 
 from array import array
 from collections import OrderedDict, deque
+from collections.abc import Iterable
+from itertools import chain
 from typing import TypeAlias
 
-from dduomq.delay.records import NO_ORIGIN, Pair, Parked, Target
+from dduomq.delay.handover import Origin
+from dduomq.delay.records import Pair, Target
 from dduomq.limits import DELAY_PRODUCERS_MAX, DELAY_REMEMBERED_MAX, PRODUCER_BATCHES_REMEMBERED
 
-Origin: TypeAlias = tuple[int, int, int]
 Pairs: TypeAlias = "array[int]"  # due and number in turn
 OPEN_MAX = 100_000  # batches between their parking and the storing of what is left of them
 
@@ -31,19 +33,18 @@ class Recent:
                 return list(zip(pairs[::2], pairs[1::2], strict=True))
         return None
 
-    def add(self, parked: Parked) -> None:
-        """One more message of a batch; those of a batch come one after another."""
-        if parked.origin == NO_ORIGIN:
-            return
-        key = (parked.target, parked.origin[0])
+    def add(self, target: Target, origin: Origin, pairs: Iterable[Pair]) -> None:
+        """More messages of a producer's batch; those of a batch come one after another."""
+        key = (target, origin[0])
         batches = self._batches.setdefault(key, deque())
         self._batches.move_to_end(key)
-        if not batches or batches[-1][0] != parked.origin:
-            batches.append((parked.origin, array("q")))
+        if not batches or batches[-1][0] != origin:
+            batches.append((origin, array("q")))
             if len(batches) > PRODUCER_BATCHES_REMEMBERED:
                 self._count -= len(batches.popleft()[1])
-        batches[-1][1].extend(parked.pair)
-        self._count += 2
+        before = len(batches[-1][1])
+        batches[-1][1].extend(chain.from_iterable(pairs))
+        self._count += len(batches[-1][1]) - before
         while self._count > 2 * DELAY_REMEMBERED_MAX or len(self._batches) > DELAY_PRODUCERS_MAX:
             if len(self._batches) == 1:
                 break

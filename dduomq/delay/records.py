@@ -8,6 +8,7 @@ fired      key: the batch that delivers: target, producer epoch, sequence · val
 delivered  value: offsets of the `fired` records whose batch is in its target
 cancelled  key: the batch that is taken back, if it is one: target, origin · value: (due, number) of each message
 position   key: target, epoch, next sequence: where `fired` records have been cleaned away
+handed     key: owner, number: the highest that was handed over, where such messages have been cleaned away
 """
 
 import struct
@@ -17,18 +18,21 @@ from typing import TypeAlias
 
 import attrs
 
+from dduomq.delay.handover import is_handed_over
 from dduomq.errors import InvariantBroken
 from dduomq.wire.records import Headers, StoredRecord
 
-PARKED, FIRED, DELIVERED, CANCELLED, POSITION = 1, 2, 3, 4, 5
+PARKED, FIRED, DELIVERED, CANCELLED, POSITION, HANDED = 1, 2, 3, 4, 5, 6
 VERSION = 1
 REASON_CHARACTERS_MAX = 1_000
 NEW = -1  # a message's number is its record's offset, until it is moved
 NO_ORIGIN = (-1, -1, -1)
 _HEAD = struct.Struct(">BB")
-_PARKED = struct.Struct(">qqqhiI16sBH?")
+PARKED_HEAD = _HEAD.pack(PARKED, VERSION)
+PARKED_FIELDS = struct.Struct(">qqqhiI16sBH?")
 _UNPARKED = struct.Struct(">qhiI16s")
 _FIRED = struct.Struct(">hiI16s")
+_HANDED = struct.Struct(">qq")
 Pair: TypeAlias = tuple[int, int]  # (due in ms, number)
 
 
@@ -43,7 +47,10 @@ class Target:
 
 @attrs.frozen
 class Parked:
-    """A message that waits. `origin`: producer id, epoch, sequence of the batch it came in: it is parked once."""
+    """A message that waits. `origin`: producer id, epoch, sequence of the batch it came in: it is parked once.
+
+    What is handed over (see `handover`) is delivered with its headers as they are.
+    """
 
     due_ms: int
     number: int
@@ -58,6 +65,16 @@ class Parked:
     @property
     def pair(self) -> Pair:
         return self.due_ms, self.number
+
+    def at(self, offset: int) -> "Parked":
+        """The same, where it has been stored first."""
+        return Parked(
+            self.due_ms, offset, offset, self.target, self.origin, self.key, self.value, self.headers, self.schedule
+        )
+
+    @property
+    def is_handed_over(self) -> bool:
+        return is_handed_over(self.origin)
 
 
 @attrs.frozen
@@ -94,18 +111,26 @@ class Position:
     sequence: int
 
 
-Record: TypeAlias = Parked | Fired | Delivered | Cancelled | Position
+@attrs.frozen
+class Handed:
+    """The highest number that this owner has handed over."""
+
+    owner: int
+    number: int
+
+
+Record: TypeAlias = Parked | Fired | Delivered | Cancelled | Position | Handed
 Encoded: TypeAlias = tuple[bytes, bytes | None, Headers]
 
 
 def encode_parked(parked: Parked) -> Encoded:
     target = parked.target
     name = target.topic.encode()
-    head = _PARKED.pack(
+    head = PARKED_FIELDS.pack(
         parked.due_ms, parked.number, *parked.origin, target.partition, bytes.fromhex(target.topic_id), len(name),
         len(parked.schedule), parked.key is not None,
     )  # fmt: skip
-    key = b"".join((_HEAD.pack(PARKED, VERSION), head, name, parked.schedule, parked.key or b""))
+    key = b"".join((PARKED_HEAD, head, name, parked.schedule, parked.key or b""))
     return key, parked.value, list(parked.headers)
 
 
@@ -116,6 +141,10 @@ def encode_fired(fired: Fired) -> Encoded:
 
 def encode_position(one: Position) -> Encoded:
     return _HEAD.pack(POSITION, VERSION) + _place(one.target, one.epoch, one.sequence), b"", []
+
+
+def encode_handed(one: Handed) -> Encoded:
+    return _HEAD.pack(HANDED, VERSION) + _HANDED.pack(one.owner, one.number), b"", []
 
 
 def _place(target: Target, epoch: int, sequence: int) -> bytes:
@@ -148,6 +177,8 @@ def decode(record: StoredRecord) -> Record:
         if kind in {FIRED, POSITION}:
             fired = _fired(record, key)
             return fired if kind == FIRED else Position(fired.target, fired.epoch, fired.sequence)
+        if kind == HANDED:
+            return Handed(*_HANDED.unpack_from(key, _HEAD.size))
         numbers = _unpack(record.value)
         if kind == DELIVERED:
             return Delivered(tuple(numbers))
@@ -169,8 +200,10 @@ def _target(topic: bytes, topic_id: bytes, partition: int) -> Target:
 
 def _parked(record: StoredRecord, key: bytes) -> Parked:
     at = _HEAD.size
-    due_ms, number, pid, epoch, sequence, partition, topic_id, length, more, has_key = _PARKED.unpack_from(key, at)
-    at += _PARKED.size
+    due_ms, number, pid, epoch, sequence, partition, topic_id, length, more, has_key = PARKED_FIELDS.unpack_from(
+        key, at
+    )
+    at += PARKED_FIELDS.size
     target = _target(key[at : at + length], topic_id, partition)
     at += length
     return Parked(

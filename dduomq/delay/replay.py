@@ -6,38 +6,41 @@ it was.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import compress, repeat
+from typing import TypeAlias
 
-from dduomq.delay.records import Cancelled, Delivered, Fired, Pair, Parked, Position, Record, Target
-from dduomq.delay.timeline import FIELDS, Entry
+from dduomq.delay.handover import is_handed_over, origin_of
+from dduomq.delay.records import NO_ORIGIN, Cancelled, Delivered, Fired, Handed, Pair, Parked, Position, Target
+from dduomq.delay.runs import Run, Said, run_of
+from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry
 from dduomq.delay.wheel import Open, Wheel
 from dduomq.wire.batch import SEQUENCE_MAX
 
+Columns: TypeAlias = "tuple[array[int], ...]"  # of entries, one for each field
+
 
 class Replay:
-    """`apply` each record of the log, in order; then `finish`."""
+    """`apply` what each record of the log says, in order; then `finish`."""
 
-    __slots__ = ("_dead", "_entries", "_moved", "_open", "_recurring", "_wheel", "lost")
+    __slots__ = ("_columns", "_dead", "_moved", "_open", "_recurring", "_wheel", "lost")
 
     def __init__(self, now_ms: int) -> None:
         self._wheel = Wheel(now_ms)
-        self._entries = array("q")
+        self._columns: Columns = tuple(array("q") for _ in range(FIELDS))
         self.lost: list[Pair] = []
         self._dead: set[int] = set()
         self._moved: dict[int, int] = {}
         self._open: dict[Target, Fired] = {}  # the last batch of each target: those before have arrived
         self._recurring: dict[int, Parked] = {}  # of schedules, by number
 
-    def apply(self, record: Record) -> None:
-        if isinstance(record, Parked):
-            self._entries.extend((*record.pair, record.offset, self._wheel.index(record.target)))
-            self._wheel.weigh(record)
-            if record.offset == record.number:
-                self._wheel.recent.add(record)
+    def apply(self, record: Said) -> None:
+        if isinstance(record, Run):
+            self._parked(record)
+        elif isinstance(record, Parked):
+            self._parked(run_of(record))
             if record.schedule:
                 self._recurring[record.number] = record
-            if record.offset != record.number:
-                self._moved[record.number] = record.offset
         elif isinstance(record, Fired):
             self._end(record.pairs)
             self._open[record.target] = record
@@ -49,6 +52,8 @@ class Replay:
                 del self._open[target]
         elif isinstance(record, Position):
             self._wheel.sequences[record.target] = record.epoch, record.sequence
+        elif isinstance(record, Handed):
+            self._wheel.handed_over(origin_of(record.owner, record.number))
         else:
             assert isinstance(record, Cancelled)
             self._end(record.pairs)
@@ -60,25 +65,50 @@ class Replay:
             self._dead.add(number)
             self._recurring.pop(number, None)
 
+    def _parked(self, run: Run) -> None:
+        target, count = repeat(self._wheel.index(run.target), len(run.dues)), len(run.dues)
+        for column, more in zip(self._columns, (run.dues, run.numbers, run.offsets, target), strict=True):
+            column.extend(more)
+        self._wheel.weigh(run.size_bytes, count)
+        if run.is_moved:
+            self._moved.update(zip(run.numbers, run.offsets, strict=True))
+        for origin, first, end in zip(run.origins, run.starts, [*run.starts[1:], count], strict=True):
+            if is_handed_over(origin):
+                self._wheel.handed_over(origin)
+            elif origin != NO_ORIGIN and not run.is_moved:
+                self._wheel.recent.add(
+                    run.target, origin, zip(run.dues[first:end], run.numbers[first:end], strict=True)
+                )
+
     def finish(self) -> Wheel:
         """The wheel. `lost` has the messages of open batches that are not in the log any more: it was damaged."""
-        wanted: dict[Pair, Entry | None] = {pair: None for fired in self._open.values() for pair in fired.pairs}
-        flat, dead, moved = self._entries, self._dead, self._moved
-        for at in range(0, len(flat), FIELDS):
-            entry = Entry(*flat[at : at + FIELDS])
-            if moved and moved.get(entry.number, entry.offset) != entry.offset:
-                continue
-            if entry.number not in dead:
-                self._wheel.timeline.add(entry)
-            elif entry[:2] in wanted:
-                wanted[entry[:2]] = entry
+        columns, moved, dead = self._columns, self._moved, self._dead
+        if moved:
+            places = zip(columns[NUMBER], columns[OFFSET], strict=True)
+            columns = _chosen(columns, [moved.get(number, offset) == offset for number, offset in places])
+        wanted = self._wanted(columns)
+        if dead:
+            columns = _chosen(columns, [number not in dead for number in columns[NUMBER]])
+        self._wheel.timeline.fill(zip(*columns, strict=True))
         for message in self._recurring.values():
-            self._wheel.scheduled_next(message)
+            self._wheel.scheduled_next(message, message.pair)
         for fired in self._open.values():
-            found = [held for pair in fired.pairs if (held := wanted[pair]) is not None]
+            found = [wanted[pair] for pair in fired.pairs if pair in wanted]
             if len(found) == len(fired.pairs):
                 self._wheel.open[fired.target] = Open(fired, tuple(found))
             else:  # it can't be sent as it was: what is left of it goes out anew
-                self.lost += [pair for pair in fired.pairs if wanted[pair] is None]
+                self.lost += [pair for pair in fired.pairs if pair not in wanted]
                 self._wheel.give_back(found)
         return self._wheel
+
+    def _wanted(self, columns: Columns) -> dict[Pair, Entry]:
+        """The entries of the open batches."""
+        numbers = {number for fired in self._open.values() for _, number in fired.pairs}
+        if not numbers:
+            return {}
+        found = _chosen(columns, [number in numbers for number in columns[NUMBER]])
+        return {(entry.due_ms, entry.number): entry for entry in map(Entry, *found)}
+
+
+def _chosen(columns: Columns, which: Sequence[bool]) -> Columns:
+    return tuple(array("q", compress(column, which)) for column in columns)

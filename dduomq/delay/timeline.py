@@ -52,6 +52,17 @@ class Timeline:
         self._count += 1
         self._place(entry)
 
+    def fill(self, entries: Iterable[tuple[int, ...]]) -> None:
+        """Add many, in their fields' order: most are far away, and go straight to their hour."""
+        hours = self._slots[-1]
+        for entry in entries:
+            self._count += 1
+            held = hours.get(entry[0] // HOUR)
+            if held is None or len(held) >= CROWD * FIELDS:
+                self._place(Entry(*entry))
+            else:
+                held.extend(entry)
+
     def _place(self, entry: Entry) -> None:
         slot = self._slot_of(entry.due_ms)
         if slot is None:

@@ -9,18 +9,21 @@ was not in a batch, and never will be.
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, groupby, repeat
+from operator import attrgetter
 
 import attrs
 
+from dduomq.delay.handover import Origin, is_handed_over, number_of
 from dduomq.delay.recent import Recent
-from dduomq.delay.records import NEW, Fired, Pair, Parked, Target
+from dduomq.delay.records import NO_ORIGIN, Fired, Pair, Parked, Target
 from dduomq.delay.schedule import Schedule, decode
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
-from dduomq.errors import TooManyDelayed
+from dduomq.errors import InvalidRecord, TooManyDelayed
 from dduomq.limits import DELAYED_PER_WHEEL_MAX
 from dduomq.wire.batch import SEQUENCE_MAX
 
+_TARGET_AND_ORIGIN = attrgetter("target", "origin")
 RECORD_BYTES = 120  # of a parked message, besides its own key and value
 
 
@@ -45,13 +48,14 @@ class Wheel:
     """Times are wall-clock milliseconds. `count` is how many wait or are on their way."""
 
     __slots__ = (
-        "_held", "_indexes", "_recurring", "_targets", "_weighed", "_weight", "open", "recent", "scheduled",
+        "_held", "_indexes", "_recurring", "_targets", "_weighed", "_weight", "handed", "open", "recent", "scheduled",
         "sequences", "timeline",
     )  # fmt: skip
 
     def __init__(self, now_ms: int) -> None:
         self.timeline = Timeline(now_ms)
         self.recent = Recent()
+        self.handed: dict[int, int] = {}  # by owner, the highest number that it has handed over
         self.open: dict[Target, Open] = {}  # by where it goes
         self.sequences: dict[Target, tuple[int, int]] = {}  # (epoch, next sequence) of this wheel there
         self._weight = self._weighed = 0  # bytes of all that was ever parked, and how many
@@ -71,10 +75,10 @@ class Wheel:
         """About how many bytes of the log are of messages that wait or are on their way."""
         return self.count * self._weight // max(self._weighed, 1)
 
-    def weigh(self, message: Parked) -> None:
-        """One more message is in the log."""
-        self._weight += len(message.value or b"") + len(message.key or b"") + RECORD_BYTES
-        self._weighed += 1
+    def weigh(self, size_bytes: int, count: int) -> None:
+        """So many more messages are in the log, with so many bytes of keys and values."""
+        self._weight += size_bytes + count * RECORD_BYTES
+        self._weighed += count
 
     def index(self, target: Target) -> int:
         found = self._indexes.get(target)
@@ -93,28 +97,56 @@ class Wheel:
         if self.count + more > DELAYED_PER_WHEEL_MAX:
             raise TooManyDelayed(f"{DELAYED_PER_WHEEL_MAX} messages wait here, not more")
 
-    def parked(self, messages: Sequence[Parked], first_offset: int) -> list[Parked]:
-        """They are in the log from that offset on; the same with their numbers."""
-        named = []
-        for offset, message in enumerate(messages, first_offset):
-            number = offset if message.number == NEW else message.number
-            message = attrs.evolve(message, number=number, offset=offset)
-            self.timeline.add(Entry(message.due_ms, number, offset, self.index(message.target)))
-            self.recent.add(message)
-            self.weigh(message)
-            if message.schedule:
-                self.scheduled_next(message)
-            named.append(message)
-        return named
+    def parked(self, messages: Sequence[Parked], first_offset: int) -> list[Pair]:
+        """They are in the log from that offset on; their ids."""
+        pairs: list[Pair] = []
+        for (target, origin), alike in groupby(messages, _TARGET_AND_ORIGIN):
+            batch = list(alike)
+            offsets = range(first_offset + len(pairs), first_offset + len(pairs) + len(batch))
+            dues = [message.due_ms for message in batch]
+            new = list(zip(dues, offsets, strict=True))
+            self.timeline.fill(zip(dues, offsets, offsets, repeat(self.index(target))))  # the last has no end
+            if is_handed_over(origin):
+                self.handed_over(origin)
+            elif origin != NO_ORIGIN:
+                self.recent.add(target, origin, new)
+            size = sum(len(message.value or b"") + len(message.key or b"") for message in batch)
+            self.weigh(size, len(batch))
+            for message, pair in zip(batch, new, strict=True):
+                if message.schedule:
+                    self.scheduled_next(message, pair)
+            pairs += new
+        return pairs
+
+    def known(self, messages: Sequence[Parked]) -> list[Pair] | None:
+        """The messages of a batch that has been parked before, none of one handed over; None if it has new ones.
+
+        Raises `InvalidRecord`.
+        """
+        target, origin = messages[0].target, messages[0].origin
+        if is_handed_over(origin):
+            return None if self.not_handed(messages) else []
+        found = self.recent.find(target, origin)
+        if found is not None and len(found) != len(messages):
+            raise InvalidRecord("another batch of this producer had the same sequence")
+        return found
+
+    def not_handed(self, messages: Sequence[Parked]) -> tuple[Parked, ...]:
+        """Of what an owner hands over: what it has not handed over before."""
+        return tuple(one for one in messages if number_of(one.origin) > self.handed.get(one.origin[0], -1))
+
+    def handed_over(self, origin: Origin) -> None:
+        """A batch that was handed over is parked. Nothing forgets that."""
+        self.handed[origin[0]] = max(number_of(origin), self.handed.get(origin[0], -1))
 
     # --- recurring ----------------------------------------------------------------------------------
 
-    def scheduled_next(self, message: Parked) -> None:
+    def scheduled_next(self, message: Parked, pair: Pair) -> None:
         """The next message of a schedule is parked."""
         schedule = decode(message.schedule)
         self.unschedule(schedule.name)
-        self.scheduled[schedule.name] = Scheduled(schedule, message.pair, message.target)
-        self._recurring[message.number] = schedule.name
+        self.scheduled[schedule.name] = Scheduled(schedule, pair, message.target)
+        self._recurring[pair[1]] = schedule.name
 
     def unschedule(self, name: str) -> None:
         """There is no schedule of that name any more."""

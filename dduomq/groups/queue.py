@@ -47,7 +47,8 @@ class SpanRecord:
 class Ending:
     """What a member says of records it has. `ms`: of RELEASE how long nobody gets them, of RENEW the lock's length.
 
-    RETURN is a release of what nobody has begun to work on: it does not count as a delivery.
+    RETURN is a release of what nobody has begun to work on: it does not count as a delivery. `count`: which delivery
+    it is about; 0: the one that is so.
     """
 
     first: int
@@ -55,6 +56,7 @@ class Ending:
     kind: int
     ms: int = 0
     reason: str = ""
+    count: int = 0
 
 
 @attrs.frozen(slots=True)
@@ -265,6 +267,8 @@ class Queue:
             before = ending.last
             for span in self._held(member, ending.first, ending.last):
                 first, last = max(span.first, ending.first), min(span.last, ending.last)
+                if ending.count not in {0, span.count}:
+                    raise RecordNotHeld(f"record {first} has been given to member {member!r} again since")
                 ended = self._ended(span, first, last, ending, limit, now, wall_ms)
                 if ended is not None:
                     spans.append(ended)

@@ -13,6 +13,10 @@ with its version, unknown trailing fields are ignored.
                                                  topics, pattern, assignor, protocols of a classic one or null]
     ["target", group, member id]             ->  [1, places]
     ["current", group, member id]            ->  [1, epoch, previous epoch, state, places, places to be given up]
+    ["aside", group, topic id, partition, n] ->  [1, where to, due ms, since ms, error, reason, ranges, tries]
+    ["marks", group, topic id, partition]    ->  [1, ranges of offsets that are set aside, all of them]
+    ["moved", group, topic id, partition]    ->  [1, ranges of offsets: dead letters that were sent on or taken away]
+    ["handed", "", lane]                     ->  [1, the last number that was handed over]
     places                                   =  [[topic id, [partition, ...]], ...]
     ["share", group]                         ->  [1, epoch, time ms, start, lock ms, deliveries]
     ["queue", group, topic id, partition]    ->  [1, end, spans]
@@ -38,6 +42,8 @@ VERSION = 1
 OFFSET, GROUP = "offset", "group"
 SHARE, QUEUE, QUEUED = "share", "queue", "queued"
 CONSUMERS, MEMBER, TARGET, CURRENT = "consumers", "member", "target", "current"
+ASIDE, MARKS, MOVED, HANDED = "aside", "marks", "moved", "handed"
+PASSED_ON = -1
 Place: TypeAlias = tuple[str, int]  # (topic id, partition)
 
 
@@ -98,6 +104,48 @@ class MemberKey:
     group: str
     kind: str
     member_id: str
+
+
+@attrs.frozen
+class AsideKey:
+    """Some records that were set aside; `number` is that of the first."""
+
+    group: str
+    place: Place
+    number: int
+
+
+@attrs.frozen
+class MarksKey:
+    """All that was set aside of a place: `kind` MARKS, by a group; MOVED, by operators, of its dead letters."""
+
+    group: str
+    place: Place
+    kind: str = MARKS
+
+
+@attrs.frozen
+class HandedKey:
+    """How far a coordinator has handed over what its groups have set aside, of one lane."""
+
+    lane: int
+
+
+@attrs.frozen(slots=True)
+class AsideRecord:
+    """Where the copies are to go, when they are due, since when, and why. `offsets` are ranges. `tries`: how often each
+    was given out; 0: once more than it says itself, PASSED_ON: it has not been tried. `is_moved`: by an operator.
+    """
+
+    number: int
+    to: str
+    due_ms: int
+    since_ms: int
+    error: str
+    reason: str
+    offsets: tuple[int, ...]
+    tries: int = 0
+    is_moved: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -162,7 +210,7 @@ class ShareRecord:
     deliveries: int = QUEUE_DELIVERIES
 
 
-Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey | ShareKey | QueueKey
+Key: TypeAlias = OffsetKey | GroupKey | ConsumersKey | MemberKey | AsideKey | MarksKey | HandedKey | ShareKey | QueueKey
 
 
 def encode_key(key: Key) -> bytes:
@@ -175,6 +223,12 @@ def encode_key(key: Key) -> bytes:
             return cbor2.dumps([CONSUMERS, key.group])
         case MemberKey():
             return cbor2.dumps([key.kind, key.group, key.member_id])
+        case AsideKey():
+            return cbor2.dumps([ASIDE, key.group, *key.place, key.number])
+        case MarksKey():
+            return cbor2.dumps([key.kind, key.group, *key.place])
+        case HandedKey():
+            return cbor2.dumps([HANDED, "", key.lane])
         case ShareKey():
             return cbor2.dumps([SHARE, key.group])
         case QueueKey():
@@ -190,6 +244,12 @@ def decode_key(data: bytes) -> Key | None:
         return MemberKey(group, kind, rest[0])
     if kind == CONSUMERS:
         return ConsumersKey(group)
+    if kind == ASIDE:
+        return AsideKey(group, (rest[0], rest[1]), rest[2])
+    if kind in {MARKS, MOVED}:
+        return MarksKey(group, (rest[0], rest[1]), kind)
+    if kind == HANDED:
+        return HandedKey(rest[0])
     if kind == SHARE:
         return ShareKey(group)
     if kind in {QUEUE, QUEUED}:
@@ -248,6 +308,34 @@ def decode_subscription(data: bytes) -> SubscriptionRecord:
     return SubscriptionRecord(
         instance_id, client_id, host, zone, session_ms, rebalance_ms, tuple(topics), pattern, assignor, protocols
     )
+
+
+def encode_aside(record: AsideRecord) -> bytes:
+    return cbor2.dumps(
+        [VERSION, record.to, record.due_ms, record.since_ms, record.error, record.reason, record.offsets,
+         record.tries, record.is_moved]
+    )  # fmt: skip
+
+
+def decode_aside(key: AsideKey, data: bytes) -> AsideRecord:
+    to, due_ms, since_ms, error, reason, offsets, tries, is_moved = _versioned(data)[:8]
+    return AsideRecord(key.number, to, due_ms, since_ms, error, reason, tuple(offsets), tries, is_moved)
+
+
+def encode_marks(ranges: Iterable[int]) -> bytes:
+    return cbor2.dumps([VERSION, *ranges])
+
+
+def decode_marks(data: bytes) -> tuple[int, ...]:
+    return tuple(_versioned(data, least=1))
+
+
+def encode_handed(number: int) -> bytes:
+    return cbor2.dumps([VERSION, number])
+
+
+def decode_handed(data: bytes) -> int:
+    return int(_versioned(data)[0])
 
 
 def encode_places(places: Iterable[Place]) -> list[list[Any]]:
@@ -311,18 +399,18 @@ def decode_queued(data: bytes) -> list[SpanRecord]:
     return [SpanRecord(*span[:7]) for span in _versioned(data)[0]]
 
 
-def _array(data: bytes) -> list[Any]:
+def _array(data: bytes, least: int = 2) -> list[Any]:
     try:
         value = cbor2.loads(data)
     except Exception as error:  # cbor2 raises many kinds on damaged bytes; all mean the same here
         raise CorruptMessage(f"a group record is not CBOR: {type(error).__name__}") from None
-    if not isinstance(value, list) or len(value) < 2:
-        raise CorruptMessage("a group record must be a CBOR array")
+    if not isinstance(value, list) or len(value) < least:
+        raise CorruptMessage(f"a group record must be a CBOR array of {least} or more")
     return value
 
 
-def _versioned(data: bytes) -> list[Any]:
-    version, *fields = _array(data)
+def _versioned(data: bytes, least: int = 2) -> list[Any]:
+    version, *fields = _array(data, least)
     if version > VERSION:
         raise UnsupportedVersion(f"a group record has version {version}, written by a newer dduomq")
     return fields

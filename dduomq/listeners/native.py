@@ -20,7 +20,7 @@ from dduomq.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
-from dduomq.listeners import native_delay, native_groups, native_queue, native_schedule
+from dduomq.listeners import native_delay, native_groups, native_letters, native_queue, native_schedule
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
@@ -200,6 +200,8 @@ def _topic_metadata(services: Services, record: TopicRecord) -> native.TopicMeta
         record.name.startswith("__"),
         settings.max_message_bytes,
         partitions,
+        settings.message_ttl_ms,
+        settings.message_ttl_action.value,
     )
 
 
@@ -299,6 +301,7 @@ async def _restore_log(services: Services, context: Context, body: native.Restor
 HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] = {
     **native_groups.HANDLERS,
     **native_delay.HANDLERS,
+    **native_letters.HANDLERS,
     **native_schedule.HANDLERS,
     **native_queue.HANDLERS,
     native.Metadata: _metadata,

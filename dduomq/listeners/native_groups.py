@@ -11,6 +11,7 @@ from dduomq.actors.coordinator_messages import (
     DeleteGroup,
     DeleteOffsets,
     DescribeGroup,
+    FetchAside,
     FetchOffsets,
     GroupBeat,
     GroupDescription,
@@ -21,6 +22,7 @@ from dduomq.actors.coordinator_messages import (
 from dduomq.actors.partition_messages import Describe, PartitionState
 from dduomq.errors import (
     DduomqError,
+    GroupNotFound,
     InvalidRequest,
     LeaderNotAvailable,
     OffsetMetadataTooLarge,
@@ -29,6 +31,7 @@ from dduomq.errors import (
 from dduomq.groups.consumer_member import Beat
 from dduomq.groups.records import Committed, MemberRecord, Place, encode_places
 from dduomq.groups.subscription import read_assignment, topics_of
+from dduomq.ids import RETRY, group_topic_name
 from dduomq.limits import OFFSET_METADATA_CHARACTERS_MAX
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.services import Services
@@ -49,9 +52,12 @@ async def _heartbeat(services: Services, context: Context, body: wire.GroupHeart
     owned = None
     if body.owned is not None:
         owned = frozenset((part.topic_id, at) for part in body.owned for at in part.partitions)
+    topics = body.topics
+    if topics is not None and body.retry:
+        topics = (*topics, group_topic_name(RETRY, body.group))
     beat = Beat(
         body.member_id, body.member_epoch, body.instance_id, context.client, context.peer, body.zone, body.session_ms,
-        body.rebalance_ms, body.topics, body.pattern, body.assignor, owned,
+        body.rebalance_ms, topics, body.pattern, body.assignor, owned,
     )  # fmt: skip
     mailbox = await _coordinator(services, context, body.group, Operation.READ)
 
@@ -59,15 +65,17 @@ async def _heartbeat(services: Services, context: Context, body: wire.GroupHeart
         return GroupBeat(group=body.group, beat=beat, wait_ms=body.wait_ms, reply=reply)
 
     beaten = await ask(mailbox, make)
-    assignment = None if beaten.assignment is None else _assigned(services, beaten.assignment)
+    assignment = None if beaten.assignment is None else _assigned(services, beaten.assignment, body.group)
     return wire.GroupHeartbeatAnswer(beaten.epoch, beaten.interval_ms, assignment)
 
 
-def _assigned(services: Services, places: frozenset[Place]) -> tuple[wire.AssignedPart, ...]:
-    """By topic; what belongs to a topic that is no more is left out."""
-    names = services.routes.name_of
+def _assigned(services: Services, places: frozenset[Place], group: str) -> tuple[wire.AssignedPart, ...]:
+    """By topic; what belongs to a topic that is no more is left out. Another group's retry topic is like any other."""
+    table, names = services.routes.table, services.routes.name_of
     return tuple(
-        wire.AssignedPart(topic_id, name, tuple(partitions))
+        wire.AssignedPart(
+            topic_id, name, tuple(partitions), table[name].record.kind if table[name].record.group == group else ""
+        )
         for topic_id, partitions in encode_places(places)
         if (name := names(topic_id)) is not None
     )
@@ -129,6 +137,7 @@ async def _committed(services: Services, context: Context, part: wire.CommitPart
 
 async def _fetch_committed(services: Services, context: Context, body: wire.FetchCommitted) -> wire.GroupOffsets:
     mailbox = await _coordinator(services, context, body.group, Operation.DESCRIBE)
+    aside = await _fetch_aside(services, mailbox, body)
     held: dict[Place, Committed] = await ask(mailbox, lambda reply: FetchOffsets(group=body.group, reply=reply))
     names = services.routes.name_of
     found = []
@@ -140,7 +149,18 @@ async def _fetch_committed(services: Services, context: Context, body: wire.Fetc
                     name, partition, committed.offset, committed.leader_epoch, committed.metadata, committed.commit_ms
                 )
             )
-    return wire.GroupOffsets(tuple(found))
+    return wire.GroupOffsets(tuple(found), aside)
+
+
+async def _fetch_aside(services: Services, mailbox: Mailbox, body: wire.FetchCommitted) -> tuple[wire.GroupAside, ...]:
+    """What is set aside, asked for before the offsets: a commit meanwhile makes it more than is needed, never less."""
+    try:
+        held: dict[Place, tuple[int, ...]] = await ask(mailbox, lambda reply: FetchAside(group=body.group, reply=reply))
+    except GroupNotFound:
+        return ()
+    names = services.routes.name_of
+    found = [(name, partition, ranges) for (topic_id, partition), ranges in held.items() if (name := names(topic_id))]
+    return tuple(wire.GroupAside(*one) for one in sorted(found) if body.topics is None or one[0] in body.topics)
 
 
 async def _forget(services: Services, context: Context, body: wire.ForgetOffsets) -> native.Done:
@@ -182,19 +202,19 @@ async def _describe(services: Services, context: Context, body: wire.DescribeGro
 
     found = await ask(mailbox, make)
     members = [_classic_member(services, found, member, metadata) for member, metadata in found.members]
-    members += [_member(services, member) for member in found.consumers]
+    members += [_member(services, member, body.group) for member in found.consumers]
     overview = found.overview
     return wire.GroupDescription(
         overview.name, overview.kind, overview.state, found.generation, found.protocol, tuple(members), found.version
     )
 
 
-def _member(services: Services, member: ConsumerDescription) -> wire.GroupMember:
+def _member(services: Services, member: ConsumerDescription, group: str) -> wire.GroupMember:
     said, current = member.said, member.current
     topics = said.topics if said.pattern is None else (*said.topics, f"/{said.pattern}/")
     return wire.GroupMember(
         member.member_id, said.instance_id, said.client_id, said.host, said.zone, current.epoch, current.state, topics,
-        _assigned(services, current.assigned),
+        _assigned(services, current.assigned, group),
     )  # fmt: skip
 
 

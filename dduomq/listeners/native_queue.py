@@ -20,6 +20,7 @@ from dduomq.errors import DduomqError, InvalidRequest
 from dduomq.groups.queue import Ending
 from dduomq.groups.records import Place, ShareRecord, encode_places
 from dduomq.groups.share import ShareBeat
+from dduomq.ids import RETRY, group_topic_name
 from dduomq.limits import (
     FETCH_BYTES_MAX,
     PARTITIONS_PER_REQUEST_MAX,
@@ -47,8 +48,9 @@ async def _coordinator(services: Services, context: Context, group: str, operati
 async def _heartbeat(services: Services, context: Context, body: wire.QueueHeartbeat) -> wire.QueueHeartbeatAnswer:
     for topic in body.topics or ():
         services.gate.admit(context, Operation.READ, topic)
+    topics = None if body.topics is None else (*body.topics, group_topic_name(RETRY, body.group))
     beat = ShareBeat(
-        body.member_id, body.member_epoch, context.client, context.peer, body.zone, body.topics, body.session_ms,
+        body.member_id, body.member_epoch, context.client, context.peer, body.zone, topics, body.session_ms,
         body.deliveries, can_be_asked=True,
     )  # fmt: skip
     held = None if body.held is None else {(part.topic_id, part.partition): part.ranges for part in body.held}
@@ -58,9 +60,9 @@ async def _heartbeat(services: Services, context: Context, body: wire.QueueHeart
         return BeatOfShare(group=body.group, beat=beat, wait_ms=body.wait_ms, held=held, reply=reply)
 
     beaten = await ask(mailbox, make)
-    names = services.routes.name_of
+    table, names = services.routes.table, services.routes.name_of
     assignment = None if beaten.assignment is None else tuple(
-        AssignedPart(topic_id, name, tuple(partitions))
+        AssignedPart(topic_id, name, tuple(partitions), table[name].record.kind)
         for topic_id, partitions in encode_places(beaten.assignment)
         if (name := names(topic_id)) is not None
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """What every listener of a node works with."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 import structlog
@@ -8,11 +9,15 @@ import structlog
 from dduomq.actors.admin import Admin, ConfigValue
 from dduomq.actors.delays import Delays
 from dduomq.actors.disk import DiskClient
+from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.groups import Groups
 from dduomq.actors.router import Routes
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers
 from dduomq.ports import Clock
+
+if TYPE_CHECKING:
+    from dduomq.listeners.kafka.share_sessions import Member, ShareSession
 
 
 @attrs.frozen
@@ -39,3 +44,5 @@ class Services:
     settings: tuple[ConfigValue, ...]
     groups: Groups
     delays: Delays
+    topics: GroupTopics
+    share_sessions: "dict[Member, ShareSession]" = attrs.field(factory=dict)  # of all connections

@@ -32,6 +32,7 @@ from dduomq.actors.partition_messages import (
 from dduomq.errors import CorruptMessage, DduomqError, InvalidRequest, LeaderNotAvailable, OffsetOutOfRange
 from dduomq.groups.queue import SpanRecord
 from dduomq.groups.records import Place
+from dduomq.ids import RETRY
 from dduomq.limits import FETCH_WAIT_MS_MAX, MIB
 from dduomq.listeners.admit import Context
 from dduomq.listeners.fetch import Found, OffsetWish, Wanted, Wish, ask_all, find_offsets, make_resident
@@ -120,7 +121,10 @@ async def _next_reads(
         return reads, {}
     unknown = [spot for spot in wish.spots if spot.place in reads.unknown]
     timestamp = start_of(wish.start or reads.start, services.clock.wall_ms())
-    wishes = [OffsetWish(spot.topic, spot.partition, timestamp) for spot in unknown]
+    table = services.routes.table
+    again = {spot.topic for spot in unknown if spot.topic in table and table[spot.topic].record.kind == RETRY}
+    times = [EARLIEST if spot.topic in again else timestamp for spot in unknown]
+    wishes = [OffsetWish(spot.topic, spot.partition, at) for spot, at in zip(unknown, times, strict=True)]
     begin: dict[Place, int] = {}
     errors: dict[Place, DduomqError] = {}
     for spot, found in zip(unknown, await find_offsets(services, context, wishes, READ_UNCOMMITTED), strict=True):
@@ -165,7 +169,7 @@ async def _take_once(
                 if isinstance(plan, DduomqError):
                     raise plan
             except OffsetOutOfRange:
-                await _fit(services, mailbox, wish.group, spot)
+                await _fit(services, mailbox, wish.group, spot, read_at)
             except CorruptMessage as error:
                 lost = LoseRecord(group=wish.group, place=spot.place, offset=read_at, reason=error.message)
                 await mailbox.put(lost)
@@ -230,12 +234,11 @@ def _within(data: memoryview, spans: Sequence[SpanRecord]) -> bytes:
     return bytes(data[begin:end])
 
 
-async def _fit(services: Services, mailbox: Mailbox, group: str, spot: Spot) -> None:
+async def _fit(services: Services, mailbox: Mailbox, group: str, spot: Spot, read_at: int) -> None:
     """The log has not what the queue believes."""
     partition = services.routes.partition(spot.topic, spot.partition)
     state: PartitionState = await ask(partition, lambda reply: Describe(reply=reply))
     if state.log is None:
         raise LeaderNotAvailable(f"{spot.topic}-{spot.partition} is {state.reason or state.state}")
-    await mailbox.put(
-        FitQueue(group=group, place=spot.place, start=state.log.log_start_offset, end=state.log.high_watermark)
-    )
+    start, end = state.log.log_start_offset, state.log.high_watermark
+    await mailbox.put(FitQueue(group=group, place=spot.place, read_at=read_at, start=start, end=end))

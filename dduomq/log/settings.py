@@ -50,6 +50,13 @@ class DelayHeaders(StrEnum):
     OFF = "off"
 
 
+class TtlAction(StrEnum):
+    """What becomes of a record whose time to live has run out before a group's member got it."""
+
+    SKIP = "skip"
+    DEAD_LETTER = "dead-letter"
+
+
 class TimestampType(StrEnum):
     CREATE_TIME = "CreateTime"
     LOG_APPEND_TIME = "LogAppendTime"
@@ -105,6 +112,8 @@ KEYS: Mapping[str, Key] = {
     "message.timestamp.type": Key(_one_of(TimestampType), "CreateTime", "CreateTime or LogAppendTime"),
     "message.timestamp.before.max.ms": Key(_whole(0, LONG_MAX), str(LONG_MAX), "how far in the past a time may lie"),
     "message.timestamp.after.max.ms": Key(_whole(0, LONG_MAX), "3600000", "how far in the future a time may lie"),
+    "message.ttl.ms": Key(_whole(-1, LONG_MAX), "-1", "consumers pass records older than this; -1: they don't"),
+    "message.ttl.action": Key(_one_of(TtlAction), "skip", "what becomes of those: skip, dead-letter"),
     "cleanup.policy": Key(_only("delete", "this release does not compact"), "delete", "how old records go"),
     "compression.type": Key(
         _only("producer", "the broker stores what the producer sends"), "producer", "who compresses"
@@ -141,6 +150,8 @@ class TopicSettings:
     capacity_bytes: int
     capacity_records: int
     delay_headers: DelayHeaders
+    message_ttl_ms: int
+    message_ttl_action: TtlAction
     capacity_policy: CapacityPolicy
 
     @staticmethod

@@ -25,6 +25,7 @@ CRC_START = 21  # the first byte the CRC covers
 MAGIC = 2
 NO_PRODUCER_ID = -1
 OWN_PRODUCER_IDS = 1 << 60  # from here on they are the broker's own: no client gets one, and none expires
+HANDOVER_IDS = OWN_PRODUCER_IDS + (1 << 32)  # of owners that hand messages over to a wheel: never in a batch
 NO_SEQUENCE = -1
 NO_TIMESTAMP = -1
 SEQUENCE_MAX = 2**31 - 1

@@ -19,6 +19,7 @@ from dduomq.ports import Buffer
 DELAY_HEADER = "dduomq-delay"
 DELIVER_AT_HEADER = "dduomq-deliver-at"
 UNTIL_HEADER = "dduomq-delayed-until"
+TTL_HEADER = "dduomq-ttl"  # so long after its timestamp a record is worth the work
 SCHEDULE_HEADER = "dduomq-schedule"  # the name of the schedule that a record came by
 WISHES = frozenset({DELAY_HEADER, DELIVER_AT_HEADER})
 

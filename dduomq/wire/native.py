@@ -17,6 +17,7 @@ import attrs
 from dduomq.errors import WireError
 from dduomq.wire import native_delay as delay
 from dduomq.wire import native_groups as groups
+from dduomq.wire import native_letters as letters
 from dduomq.wire import native_queue as queue
 from dduomq.wire import native_schedule as schedule
 from dduomq.wire.plain import from_plain as from_plain
@@ -63,6 +64,9 @@ class Api(IntEnum):
     LIST_SCHEDULES = 44
     PAUSE_SCHEDULE = 45
     DELETE_SCHEDULE = 46
+    SET_ASIDE = 50
+    MOVE_LETTERS = 51
+    LIST_LETTERS = 52
 
 
 class Isolation(IntEnum):
@@ -208,6 +212,8 @@ class TopicMetadata:
     internal: bool
     max_message_bytes: int
     partitions: tuple[PartitionMetadata, ...]
+    ttl_ms: int = -1
+    ttl_action: str = "skip"
 
 
 @attrs.frozen
@@ -404,6 +410,9 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.LIST_SCHEDULES: (schedule.ListSchedules, schedule.SchedulesListed),
     Api.PAUSE_SCHEDULE: (schedule.PauseSchedule, Done),
     Api.DELETE_SCHEDULE: (schedule.DeleteSchedule, Done),
+    Api.SET_ASIDE: (letters.SetAside, letters.SetAsideAnswer),
+    Api.MOVE_LETTERS: (letters.MoveLetters, letters.LettersMoved),
+    Api.LIST_LETTERS: (letters.ListLetters, letters.LettersListed),
 }
 API_OF: Mapping[type, Api] = {request: api for api, (request, _) in REQUESTS.items()}
 

@@ -20,11 +20,12 @@ class OwnedPart:
 
 @attrs.frozen
 class AssignedPart:
-    """Partitions of one topic that are the member's."""
+    """Partitions of one topic that are the member's. `kind`: "retry" of that for records which come again."""
 
     topic_id: str
     topic: str
     partitions: tuple[int, ...]
+    kind: str = ""
 
 
 @attrs.frozen
@@ -33,7 +34,8 @@ class GroupHeartbeat:
 
     `member_epoch`: JOIN, LEAVE, LEAVE_FOR_A_WHILE (an instance that comes back), or the last one answered.
     `topics`, `pattern`, `assignor`, `owned`: None, and -1 of a time: as before. `owned` is what the member holds
-    now: a partition that was taken from its assignment is free for others once it is missing there.
+    now: a partition that was taken from its assignment is free for others once it is missing there. `retry`: it wants
+    the records that its group has set aside, too, when they come again; counts where `topics` does.
     """
 
     group: str
@@ -48,6 +50,7 @@ class GroupHeartbeat:
     pattern: str | None = None
     assignor: str | None = None
     owned: tuple[OwnedPart, ...] | None = None
+    retry: bool = False
 
 
 @attrs.frozen
@@ -117,10 +120,20 @@ class GroupOffset:
 
 
 @attrs.frozen
+class GroupAside:
+    """Records behind the committed offset that were set aside: first and last of each range in turn."""
+
+    topic: str
+    partition: int
+    ranges: tuple[int, ...]
+
+
+@attrs.frozen
 class GroupOffsets:
-    """Only partitions that have a committed offset."""
+    """Only partitions that have a committed offset; and those of which something was set aside."""
 
     offsets: tuple[GroupOffset, ...]
+    aside: tuple[GroupAside, ...] = ()
 
 
 @attrs.frozen

@@ -97,7 +97,7 @@ class RecordsTaken:
 @attrs.frozen
 class RecordEnding:
     """`kind`: GAP, there is no such record; ACCEPT; RELEASE, for others after `ms`; REJECT; RENEW, the lock is to be
-    `ms` long from now on; RETURN, nobody has begun to work on it.
+    `ms` long from now on; RETURN, nobody has begun to work on it. `count`: which delivery it is about, 0: the last one.
     """
 
     first: int
@@ -105,6 +105,7 @@ class RecordEnding:
     kind: int
     ms: int = 0
     reason: str = ""
+    count: int = 0
 
 
 @attrs.frozen

@@ -4,7 +4,7 @@ Always true: a decoded batch has as many records as its header says, or `Corrupt
 not looked at here: see `wire.batch`. The codec is imported when first used: a broker seldom needs it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -137,19 +137,24 @@ def open_batch(batch: Buffer, bytes_max: int = DECOMPRESSED_BYTES_MAX) -> Any:
     return _codec().DefaultRecordBatch(batch)
 
 
-def decode(batch: Buffer, *, bytes_max: int = DECOMPRESSED_BYTES_MAX) -> list[StoredRecord]:
-    """All records of one whole batch; raises `CorruptMessage`."""
-    header = read_header(batch)
-    append_time = header.max_timestamp if header.attributes & LOG_APPEND_TIME else None
+def iterate(batch: Buffer, bytes_max: int = DECOMPRESSED_BYTES_MAX) -> Iterator[Any]:
+    """`open_batch` that raises nothing but `CorruptMessage`."""
     try:
-        found = [
-            StoredRecord(r.offset, r.timestamp if append_time is None else append_time, r.key, r.value, r.headers)
-            for r in open_batch(batch, bytes_max)
-        ]
+        yield from open_batch(batch, bytes_max)
     except CorruptMessage:
         raise
     except Exception as error:  # the codec has a class for each kind of damage
         raise CorruptMessage(f"the batch's records can't be read: {error}") from error
-    if len(found) != header.count:
-        raise CorruptMessage(f"the batch says {header.count} records and has {len(found)}")
-    return found
+
+
+def decode(
+    batch: Buffer, *, only: Container[int] | None = None, bytes_max: int = DECOMPRESSED_BYTES_MAX
+) -> list[StoredRecord]:  # fmt: skip
+    """The records of one whole batch, all or those at these offsets; raises `CorruptMessage`."""
+    header = read_header(batch)
+    append_time = header.max_timestamp if header.attributes & LOG_APPEND_TIME else None
+    return [
+        StoredRecord(r.offset, r.timestamp if append_time is None else append_time, r.key, r.value, r.headers)
+        for r in iterate(batch, bytes_max)
+        if only is None or r.offset in only
+    ]

@@ -18,7 +18,7 @@ class Partition:
         monkeypatch.setattr(journal, "BATCH_BYTES", 100)
         self.box, self.mailbox = Mailbox("partition"), Mailbox("owner")
         world = JournalWorld(self.box, Mailbox("disk"), SimClock(), structlog.get_logger(), CoordinatorNotAvailable)
-        self.journal = Journal(self.mailbox, world, lambda record: None, lambda entry: None)
+        self.journal = Journal(self.mailbox, world, lambda batch: [], lambda entry: None)
         self.results = []
         self.counts = []
         self.next_offset = 10

@@ -12,6 +12,7 @@ class Shell:
     """Runs `dduomq …` as a user would, in a process of its own."""
 
     def __init__(self, server: str) -> None:
+        self.server = server
         self.environment = {**os.environ, "DDUOMQ_SERVER": server, "PYTHONWARNINGS": "error"}
 
     def __call__(self, *args: object, stdin: str | bytes = b"", code: int = 0) -> str:

@@ -142,7 +142,7 @@ async def test_a_handlers_error_ends_the_app():
     async with dduomq.open_node(topic={"durability": "pagecache"}) as node:
         app = dduomq.App(node.address)
 
-        @app.consumer("orders", group="billing", retries=0)
+        @app.consumer("orders", group="billing", on_failure="stop", retries=0)
         async def bill(_order):
             raise ZeroDivisionError
 

@@ -6,9 +6,11 @@ import trio
 
 from dduomq.actors import wheel_cleaning
 from dduomq.actors.wheel_firing import WheelFiring
+from dduomq.delay import runs
+from dduomq.delay.replay import Replay
 from dduomq.errors import DiskFull
 from dduomq.testing.disk import SimFiles
-from dduomq.wire.batch import NO_PRODUCER_ID, set_producer
+from dduomq.wire.batch import NO_PRODUCER_ID, iter_headers, set_producer
 from dduomq.wire.compress import Compression
 from dduomq.wire.records import BatchBuilder
 from tests.listeners.kafka_wire import KafkaWire
@@ -109,7 +111,7 @@ def crash_once(monkeypatch, owner, name):
     """The next call of that method crashes its actor."""
     plain = getattr(owner, name)
 
-    def crash(self, *_args):
+    def crash(self, *_args, **_named):
         monkeypatch.setattr(owner, name, plain)
         raise RuntimeError("a bug in the wheel")
 
@@ -126,3 +128,15 @@ def count_loads(monkeypatch):
 
     monkeypatch.setattr(WheelFiring, "begin", begin)
     return loads
+
+
+def replayed(machine, number):
+    """What a wheel that began just now would find in its log."""
+    replay = Replay(machine.clock.wall_ms())
+    for path, inode in sorted(machine.platter.files.inodes.items()):
+        if f"/__delay-{number}/" in path and path.endswith(".log"):
+            data = memoryview(bytearray(inode.content))
+            for position, header in iter_headers(data):
+                for said in runs.read(data[position : position + header.size]):
+                    replay.apply(said)
+    return replay.finish()

@@ -9,6 +9,8 @@ import pytest
 import trio
 
 from dduomq.actors.actor import Reply
+from dduomq.actors.journal import Journal
+from dduomq.actors.wheel_cleaning import WheelCleaning
 from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import FindDelayed
 from dduomq.delay.records import Parked, Target
@@ -26,6 +28,7 @@ from tests.delay.helpers import (
     one_machine,
     produce,
     produce_batch,
+    replayed,
     same_wheel,
     wheel_log,
     wheel_of,
@@ -86,6 +89,50 @@ async def test_moved_while_its_batch_is_on_its_way_comes_once(autojump_clock, mo
         async with running(machine) as (_, _, mq):
             await trio.sleep(10)
             assert await values(mq, "slow") == ["once"]
+
+
+async def test_a_batch_that_arrives_while_its_record_is_moved_has_arrived_for_good(autojump_clock, monkeypatch):
+    """Else it is sent again after a restart, what is left of it as new messages."""
+    clean_often(monkeypatch, 4_000, 500)
+    send, touching, arrived, flush = WheelFiring._send, WheelFiring.touching, WheelFiring._arrived, Journal.flush
+    held, moving = [], []
+
+    def hold_back(self, one):
+        if one.fired.target.topic == "slow":
+            held.append(one)
+            one.again_at = float("inf")
+        else:
+            send(self, one)
+
+    def touch(self, offsets, numbers):
+        found = touching(self, offsets, numbers)
+        if found and held:
+            moving.append(self._journal)
+            send(self, held.pop())
+        return found
+
+    def arrive(self, one):
+        moving.clear()
+        arrived(self, one)
+
+    monkeypatch.setattr(WheelFiring, "_send", hold_back)
+    monkeypatch.setattr(WheelFiring, "touching", touch)
+    monkeypatch.setattr(WheelFiring, "_arrived", arrive)
+    monkeypatch.setattr(Journal, "flush", lambda self: None if self in moving else flush(self))
+    async with running() as (machine, node, mq):
+        await mq.admin.create_topic("slow", partitions=1)
+        number, _ = await wheel_of(node, "slow")
+        other = await same_wheel(node, mq, "slow")
+        due = machine.clock.wall_ms() + 2_000
+        for n in range(8):
+            await mq.send("slow", f"once {n}", deliver_at=due)
+        with trio.fail_after(600):
+            while not await values(mq, "slow"):
+                await mq.send(other, "more", delay=0.05)
+                await trio.sleep(0.1)
+        assert len(await values(mq, "slow")) == 8
+        await trio.sleep(30)
+        assert replayed(machine, number).open == {}
 
 
 async def test_a_full_topic_whose_last_place_it_took_gets_no_second_one(autojump_clock, monkeypatch):
@@ -400,3 +447,36 @@ async def test_two_that_replace_a_schedule_at_once_leave_one(autojump_clock):
         await mq.admin.delete_schedule("beat")
         await trio.sleep(100)
         assert await values(mq) == []
+
+
+async def test_arrived_while_its_record_is_moved_comes_once(autojump_clock, monkeypatch):
+    """The log is cleaned while a batch is on its way; it arrives before its `fired` record is in the log again. What
+    is left of its messages in the log went out once more after a restart."""
+    clean_often(monkeypatch, 2_000, 500)
+    sent, move, held = WheelFiring.sent, WheelCleaning._move, []
+    monkeypatch.setattr(WheelFiring, "sent", lambda self, message: held.append((self, message)))
+
+    def moving(self, found, next_offset, size):
+        move(self, found, next_offset, size)
+        if held and size:
+            monkeypatch.setattr(WheelFiring, "sent", sent)
+            for firing, message in held:
+                sent(firing, message)
+            held.clear()
+
+    async with one_machine() as machine:
+        async with running(machine) as (_, _, mq):
+            await mq.admin.create_topic("t", partitions=1)
+            for n in range(9):
+                await mq.send("t", f"{n}" * 50, delay=5)
+            await trio.sleep(6)
+            monkeypatch.setattr(WheelCleaning, "_move", moving)
+            for n in range(100):
+                if held:
+                    await mq.send("t", f"{n} late", delay=1_000)
+            await trio.sleep(2)
+            assert not held
+            kill(machine)
+        async with running(machine) as (_, _, mq):
+            await trio.sleep(10)
+            assert await values(mq) == [f"{n}" * 50 for n in range(9)]

@@ -13,7 +13,7 @@ from dduomq.actors.wheel import WheelActor
 from dduomq.actors.wheel_messages import CancelDelayed, FindDelayed, Reschedule
 from dduomq.actors.wheel_reader import WheelReader
 from dduomq.delay import recent, schedule, timeline
-from dduomq.delay.records import Parked, Target
+from dduomq.delay.records import Target
 from dduomq.delay.schedule import Missed, Schedule
 from dduomq.delay.timeline import HOUR, MINUTE, SECOND, Entry, Timeline
 from dduomq.errors import DduomqError, InvalidSchedule, MessageTooLarge, StorageError
@@ -240,7 +240,7 @@ async def test_an_offline_partition_does_not_let_the_log_grow(autojump_clock, mo
             await trio.sleep(20)
             log = await wheel_log(node, number)
             lengths.append(log.log_end_offset - log.log_start_offset)
-        assert lengths[-1] < 2 * lengths[0], lengths
+        assert max(lengths) < 200, lengths  # of 500 messages, each with what was written down of it
 
 
 @pytest.mark.parametrize("weight", ["headers", "value"])
@@ -293,7 +293,7 @@ def test_a_wheel_remembers_so_many_producers_and_no_more(monkeypatch):
     monkeypatch.setattr(recent, "DELAY_PRODUCERS_MAX", 100)
     known, target = recent.Recent(), Target("t", "00" * 16, 0)
     for producer in range(1_000):
-        known.add(Parked(1, producer, producer, target, (producer, 0, 0), None, b"x", []))
+        known.add(target, (producer, 0, 0), [(1, producer)])
     remembered = [producer for producer in range(1_000) if known.find(target, (producer, 0, 0))]
     assert remembered == list(range(900, 1_000))
 

@@ -34,6 +34,13 @@ class Model(RuleBasedStateMachine):
         self.timeline.add(entry)
         self.here[self.number] = entry
 
+    @rule(aways=st.lists(AWAY, max_size=8), which=st.integers(0, 3))
+    def fill(self, aways, which):
+        entries = [Entry(self.now + away, self.number + n, 7, which) for n, away in enumerate(aways, 1)]
+        self.number += len(entries)
+        self.timeline.fill(map(tuple, entries))
+        self.here.update((entry.number, entry) for entry in entries)
+
     @rule(step=AWAY, limit=st.integers(1, 5))
     def pop(self, step, limit):
         self.now += step

@@ -10,15 +10,17 @@ import attrs
 import pytest
 
 from dduomq.delay import records
-from dduomq.delay.records import NEW, NO_ORIGIN, Fired, Parked, Position, Target
+from dduomq.delay.handover import origin_of
+from dduomq.delay.records import NEW, NO_ORIGIN, Fired, Handed, Parked, Position, Target
 from dduomq.delay.replay import Replay
 from dduomq.delay.timeline import HOUR, MINUTE
-from dduomq.wire.batch import SEQUENCE_MAX
+from dduomq.wire.batch import HANDOVER_IDS, SEQUENCE_MAX
 from dduomq.wire.records import StoredRecord
 
 START = 1_700_000_000_000
 DAY = 24 * HOUR
 TARGETS = [Target(f"t{n}", f"{n:032x}", n) for n in range(3)]
+OWNER = HANDOVER_IDS + 1
 STEPS = 400
 
 
@@ -65,6 +67,7 @@ class Story:
         self.cancelled = set()
         self.in_doubt = set()
         self.arrivals = []
+        self.handing = 0  # what the owner hands over next, and repeats until it is answered
         self.start()
 
     def start(self):
@@ -103,6 +106,16 @@ class Story:
         first = self.store([records.encode_parked(message)])
         self.wheel.parked([message], first)
         self.in_doubt.discard(value)
+
+    def hand(self):
+        value = b"handed %d" % self.handing
+        due = self.due.setdefault(value, self.now + self.rng.randrange(self.rng.choice((10, HOUR, 300 * DAY))))
+        target, origin = self.rng.choice(TARGETS), origin_of(OWNER, self.handing)
+        message = Parked(due, NEW, -1, target, origin, None, value, [])
+        if self.wheel.known([message]) is None:
+            self.wheel.parked([message], self.store([records.encode_parked(message)]))
+        self.perhaps_crash()  # before the owner has its answer
+        self.handing += 1
 
     def pass_time(self):
         self.now += self.rng.randrange(self.rng.choice((10, MINUTE, HOUR, 90 * DAY)))
@@ -167,6 +180,9 @@ class Story:
         entries += [records.encode_fired(fired) for fired in again]
         known = [(to, *self.wheel.sequences[to]) for to in targets if to in self.wheel.sequences]
         entries += [records.encode_position(Position(*one)) for one in known]
+        owners = {one.origin[0] for one in parked if one.is_handed_over}
+        owners |= {one.owner for one in found if isinstance(one, Handed)}
+        entries += [records.encode_handed(Handed(owner, self.wheel.handed[owner])) for owner in sorted(owners)]
         if self.delivered:
             entries.append(records.encode_delivered(self.delivered))
             self.delivered = []
@@ -179,7 +195,7 @@ class Story:
             del self.log[offset]
 
     def step(self, number):
-        often = (self.park, self.deliver) * 2
+        often = (self.park, self.deliver, self.hand) * 2
         act = self.rng.choice((*often, self.pass_time, self.cancel, self.clean))
         try:
             act(number) if act == self.park else act()
@@ -197,6 +213,7 @@ class Story:
     def end(self):
         """No more crashes, and time enough for everything."""
         self.crash_rate = 0.0
+        self.hand()
         self.now = max(self.now, *self.due.values()) + DAY
         for _ in range(len(self.due) + 10):
             self.deliver()
@@ -219,6 +236,7 @@ def test_decades_with_crashes(seed, crash_rate):
     story.end()
     story.check()
     assert story.now - START > 365 * DAY
+    assert story.handing > 20
 
 
 @pytest.mark.parametrize("seed", range(10))

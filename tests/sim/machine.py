@@ -24,12 +24,16 @@ class Machine:
         self.clock = SimClock()
         self.platter = Platter(Random(1))
         self.network = SimNetwork(Random(2))
+        self._lives = 0
 
     @asynccontextmanager
     async def node(self, log: Any = None) -> AsyncIterator[Node]:
         config = from_values({"data": "data", "listen": "sim:6086", "plaintext.allowed": "true"})
         disk = SimDisk(self.nursery, self.platter, Random(3))
-        async with build(Ports(self.clock, self.network, disk, Random(4), self.platter.files), config, log=log) as node:
+        self._lives += 1  # no life gives out the ids of another
+        async with build(
+            Ports(self.clock, self.network, disk, Random(3 + self._lives), self.platter.files), config, log=log
+        ) as node:
             yield node
 
     @asynccontextmanager

@@ -3,7 +3,6 @@
 import attrs
 
 from dduomq.actors.coordinator_queue import Queues
-from dduomq.client.queue_life import QueueLife
 from dduomq.groups.queue import ACCEPT, ACQUIRED, AVAILABLE, NEVER, RELEASE, Change, Queue
 
 _store, _apply, _settle = Queues._store, Queue.apply, Queue.settle
@@ -58,17 +57,6 @@ def _give_to_everybody(self, member, wanted, most, **more):
     return _acquire(self, member, wanted, most, **more)
 
 
-def _next_of_all(self):
-    """Whether its lock lasts does not matter."""
-    while self.waiting:
-        record = self.waiting.popleft()
-        self._went.set()
-        if not record.is_settled:
-            self.working.add(record)
-            return record
-    return None
-
-
 QUEUE_MUTANTS = {
     "who has a record is not stored": [(Queues, "_store", _store_nothing)],
     "an ack is answered before it is stored": [(Queues, "_store", _answer_first)],
@@ -80,5 +68,4 @@ QUEUE_MUTANTS = {
     "some acks are releases": [(Queue, "settle", _accept_some)],
     "a fresh record is passed": [(Queue, "acquire", _pass_one)],
     "a record is given to two": [(Queue, "acquire", _give_to_everybody)],
-    "a worker begins with what is not its own any more": [(QueueLife, "next", _next_of_all)],
 }

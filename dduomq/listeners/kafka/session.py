@@ -145,7 +145,7 @@ class KafkaSession:
         self._context = Context("anonymous", "", listener, connection.peer)
         self._cutter = FrameCutter(KAFKA, FRAME_BYTES_MAX, services.buffers)
         self._session = Session()
-        self._shares = ShareSessions()
+        self._shares = ShareSessions(services.share_sessions)
         self._in_flight = 0
         self._bytes_in_flight = 0
         self._slot: trio.Event | None = None

@@ -1,10 +1,11 @@
 """Share sessions (KIP-932): which partitions a member fetches from, so that it need not say so each time.
 
-Always true: a session belongs to one connection; when that ends, or the session is begun anew or closed, what its
-member has goes to others; a request of a session counts once, by its epoch.
+Always true: a member has one session, which belongs to one connection; when that ends, or the session is begun anew,
+here or elsewhere, or closed, what its member has goes to others; a request of a session counts once, by its epoch.
 """
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 import attrs
 
@@ -17,6 +18,7 @@ from dduomq.listeners.taking import Spot
 
 OPEN, CLOSE = 0, -1
 EPOCHS = 2**31
+Member: TypeAlias = tuple[str, str]  # (group, member id)
 
 
 class ShareSessionNotFound(DduomqError):
@@ -67,25 +69,31 @@ class ShareSession:
 
 
 class ShareSessions:
-    """Those of one connection."""
+    """Those of one connection. `newest` are those of all connections."""
 
-    __slots__ = ("_held",)
+    __slots__ = ("_held", "_newest")
 
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, str], ShareSession] = {}
+    def __init__(self, newest: dict[Member, ShareSession]) -> None:
+        self._held: dict[Member, ShareSession] = {}
+        self._newest = newest
 
     async def open(self, group: str, member_id: str, mailbox: Mailbox) -> ShareSession:
-        """A new one in place of the one before, if there was one. Raises `TooManyShareSessions`."""
-        await self.close(group, member_id)
+        """A new one in place of the one before, whichever connection has that. Raises `TooManyShareSessions`."""
+        before = self._newest.pop((group, member_id), None)
+        self._held = {key: held for key, held in self._held.items() if self._newest.get(key) is held}
+        if before is not None:
+            await before.mailbox.put(before.released())
         if len(self._held) >= SHARE_SESSIONS_PER_CONNECTION_MAX:
             raise TooManyShareSessions
-        session = self._held[group, member_id] = ShareSession(group, member_id, mailbox)
+        session = self._held[group, member_id] = self._newest[group, member_id] = ShareSession(
+            group, member_id, mailbox
+        )  # fmt: skip
         return session
 
     def next(self, group: str, member_id: str, epoch: int) -> ShareSession:
         """The session that a request belongs to. Raises `ShareSessionNotFound` or `InvalidShareSessionEpoch`."""
         session = self._held.get((group, member_id))
-        if session is None:
+        if session is None or self._newest.get((group, member_id)) is not session:
             raise ShareSessionNotFound
         if epoch == CLOSE:
             return session
@@ -97,11 +105,14 @@ class ShareSessions:
     async def close(self, group: str, member_id: str) -> None:
         """If there is one."""
         session = self._held.pop((group, member_id), None)
-        if session is not None:
+        if session is not None and self._newest.get((group, member_id)) is session:
+            del self._newest[group, member_id]
             await session.mailbox.put(session.released())
 
     def abandon(self) -> None:
         """The connection has ended. A coordinator with too much to do frees the records when their locks expire."""
-        for session in self._held.values():
-            session.mailbox.offer(session.released())
+        for key, session in self._held.items():
+            if self._newest.get(key) is session:
+                del self._newest[key]
+                session.mailbox.offer(session.released())
         self._held.clear()
