@@ -13,6 +13,7 @@
 | Settle | listeners | Settled | nothing | a member has done, releases, rejects or keeps records |
 | ReleaseHeld | listeners | nothing | nothing | what a member has goes to others |
 | FitQueue | listeners | nothing | nothing | what the log has no more is done, or will be fresh |
+| LoseRecord | listeners | nothing | nothing | what can't be read is dead |
 | DescribeQueues | listeners | tuple of QueueState | nothing | a picture of a group's queues |
 | MoveQueues | listeners | None | nothing | queues begin elsewhere, or are forgotten |
 | ConfigureQueues | listeners | ShareRecord | nothing | settings of a group's queues |
@@ -74,6 +75,7 @@ from dduomq.actors.coordinator_queue_messages import (
     ConfigureQueues,
     DescribeQueues,
     FitQueue,
+    LoseRecord,
     MoveQueues,
     NextReads,
     ReleaseHeld,
@@ -131,6 +133,7 @@ class CoordinatorActor(Actor):
         Settle: "_on_queue",
         ReleaseHeld: "_on_queue",
         FitQueue: "_on_queue",
+        LoseRecord: "_on_queue",
         DescribeQueues: "_on_queue",
         MoveQueues: "_on_queue",
         ConfigureQueues: "_on_queue",

@@ -19,6 +19,7 @@ from dduomq.actors.coordinator_queue_messages import (
     ConfigureQueues,
     DescribeQueues,
     FitQueue,
+    LoseRecord,
     MoveQueues,
     NextReads,
     QueueState,
@@ -81,6 +82,7 @@ class Queues:
             Settle: self.settle,
             ReleaseHeld: self.release_held,
             FitQueue: self.fit,
+            LoseRecord: self.lose,
             DescribeQueues: self.describe,
             MoveQueues: self.move,
             ConfigureQueues: self.configure,
@@ -208,6 +210,15 @@ class Queues:
             group.wake(message.place)
         change = queue.trim(message.start, self._table.now(), self._table.wall_ms())
         self._note(group, message.place, change)
+
+    def lose(self, message: LoseRecord) -> None:
+        group = self._table.groups.get(message.group)
+        queue = None if group is None else group.queues.get(message.place)
+        if group is not None and queue is not None and self._table.log.is_loaded:
+            table = self._table
+            change = queue.lose(message.offset, message.reason, table.now(), table.wall_ms())
+            self._note(group, message.place, change)
+            group.wake(message.place)
 
     # --- time ---------------------------------------------------------------------------------------
 

@@ -89,6 +89,16 @@ class FitQueue(Message):
 
 
 @attrs.frozen(kw_only=True)
+class LoseRecord(Message):
+    """A record can't be read: it is damaged."""
+
+    group: str
+    place: Place
+    offset: int
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
 class DescribeQueues(Message):
     group: str
 

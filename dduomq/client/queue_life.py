@@ -1,7 +1,7 @@
 """The life of a queue's member: heartbeats, records that are taken ahead, locks that are kept while the work goes on.
 
 Always true: a heartbeat is under way as long as the member lives; a record that waits here longer than half a lock
-goes back, so that it does not come too late; what the broker asks about is answered by what is known here.
+goes back, and none is handed out whose lock may be over; what the broker asks about is answered by what is known here.
 """
 
 from collections import deque
@@ -42,6 +42,7 @@ from dduomq.wire.native_queue import (
 GRACE_MS = 10_000
 AGAIN_S = 0.2
 TAKE_WAIT_MS = 5_000
+WAITS_A_LOCK = 4  # no longer than such a part of a lock: it is counted from when the question left
 TAKE_BYTES = 1024 * 1024
 KEEPS_A_LOCK = 3  # locks are renewed so often while they last
 
@@ -228,12 +229,13 @@ class QueueLife:
     async def _take(self, most: int) -> None:
         options = self._options
         self._parts.rotate(-1)
+        wait_ms = min(TAKE_WAIT_MS, options.lock_ms // WAITS_A_LOCK)
         body = TakeRecords(
-            options.group, self._member_id, tuple(self._parts), most, TAKE_BYTES, TAKE_WAIT_MS, options.lock_ms,
+            options.group, self._member_id, tuple(self._parts), most, TAKE_BYTES, wait_ms, options.lock_ms,
             options.start,
         )  # fmt: skip
         safe_until = anyio.current_time() + options.lock_ms / 1000
-        plain, payload = await self._ask(body, TAKE_WAIT_MS + GRACE_MS)
+        plain, payload = await self._ask(body, wait_ms + GRACE_MS)
         at, is_away, has_some = 0, False, False
         for part in native.from_plain(RecordsTaken, plain).parts:
             if part.code:
@@ -289,12 +291,16 @@ class QueueLife:
     # --- for the user -------------------------------------------------------------------------------
 
     def next(self) -> QueueRecord | None:
-        """The next record that waits, if there is one; it is being worked on from now on."""
+        """The next record that waits and is surely ours, if there is one; it is being worked on from now on."""
+        now = anyio.current_time()
         while self.waiting:
             record = self.waiting.popleft()
             if len(self.waiting) <= self._window // 2:
                 self._went.set()
             if record.is_settled or record.is_lost:
+                continue
+            if now >= record.safe_until or now >= self._alive_until:
+                record.say(RETURN)
                 continue
             if self._has_run_out(record):
                 record.say(REJECT if self._is_buried(record) else ACCEPT, 0, RUN_OUT)

@@ -8,7 +8,6 @@ was heard the first time; else nobody knows.
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import anyio
-import anyio.lowlevel
 import attrs
 
 from dduomq.client.consumer import Ask
@@ -41,7 +40,7 @@ class Words:
         self._waiting: list[Word] = []
         self._more = anyio.Event()
         self._idle = anyio.Event()
-        self._is_running = False
+        self._stopped: anyio.Event | None = None
 
     def say(self, word: Word) -> Word:
         """From now on it is on its way."""
@@ -52,7 +51,7 @@ class Words:
 
     async def run(self) -> None:
         """For ever: tell the broker."""
-        self._is_running = True
+        self._stopped = anyio.Event()
         try:
             while True:
                 if not self._waiting:
@@ -62,7 +61,7 @@ class Words:
                     self._idle = anyio.Event()
                 await self._tell_some()
         finally:
-            self._is_running = False
+            self._stopped.set()
 
     async def told(self) -> None:
         """Wait until everything that was said has ended."""
@@ -71,8 +70,8 @@ class Words:
 
     async def drain(self) -> None:
         """The same without `run`, once that has been cancelled."""
-        while self._is_running:
-            await anyio.lowlevel.checkpoint()
+        if self._stopped is not None:
+            await self._stopped.wait()
         while self._waiting:
             await self._tell_some()
 

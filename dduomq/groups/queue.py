@@ -29,7 +29,10 @@ _LAST = attrgetter("last")
 
 @attrs.frozen(slots=True)
 class SpanRecord:
-    """What is so from now on. `ms`: of an acquired one how long the lock is, of an available one since when (wall)."""
+    """What is so from now on. `ms`: how long the lock is, or how long nobody gets what is available.
+
+    `until_ms`: when that is over, by the wall clock: a restart does not make it longer, nor does a clock that was set.
+    """
 
     first: int
     last: int
@@ -37,6 +40,7 @@ class SpanRecord:
     count: int = 0
     holder: str = ""
     ms: int = 0
+    until_ms: int = 0
 
 
 @attrs.frozen(slots=True)
@@ -76,25 +80,26 @@ class Change:
 class Span:
     """Records that share a fate. `due`: when the lock expires, or from when on they may be given out."""
 
-    __slots__ = ("asked", "count", "due", "first", "holder", "last", "ms")
+    __slots__ = ("asked", "count", "due", "first", "holder", "last", "ms", "until_ms")
 
-    def __init__(self, first: int, last: int, count: int, holder: str, ms: int, due: float) -> None:
+    def __init__(self, first: int, last: int, said: "SpanRecord | Span", due: float) -> None:
         self.first = first
         self.last = last
-        self.count = count
-        self.holder = holder  # "" while they are available
-        self.ms = ms
+        self.count: int = said.count
+        self.holder: str = said.holder  # "" while they are available
+        self.ms: int = said.ms
+        self.until_ms: int = said.until_ms
         self.due = due
         self.asked = False  # the holder has been asked whether it is done with them
 
     def part(self, first: int, last: int) -> "Span":
-        span = Span(first, last, self.count, self.holder, self.ms, self.due)
+        span = Span(first, last, self, self.due)
         span.asked = self.asked
         return span
 
     def record(self) -> SpanRecord:
         state = ACQUIRED if self.holder else AVAILABLE
-        return SpanRecord(self.first, self.last, state, self.count, self.holder, self.ms)
+        return SpanRecord(self.first, self.last, state, self.count, self.holder, self.ms, self.until_ms)
 
 
 class Queue:
@@ -136,11 +141,8 @@ class Queue:
                 due = now + record.ms / 1000
                 self._locks_due = min(self._locks_due, due)
             else:
-                due = now + (record.ms - wall_ms) / 1000 if record.ms > wall_ms else now
-            self._put(
-                record.first, record.last,
-                Span(record.first, record.last, record.count, record.holder, record.ms, due),
-            )  # fmt: skip
+                due = now + max(0, min(record.ms, record.until_ms - wall_ms)) / 1000
+            self._put(record.first, record.last, Span(record.first, record.last, record, due))
             if record.state == AVAILABLE:
                 self._await(record.first, due, now)
 
@@ -300,7 +302,8 @@ class Queue:
         if ending.kind == RETURN:
             return SpanRecord(first, last, AVAILABLE, span.count - 1)
         if ending.kind == RELEASE and span.count < limit:
-            return SpanRecord(first, last, AVAILABLE, span.count, ms=wall_ms + ending.ms if ending.ms else 0)
+            until_ms = wall_ms + ending.ms if ending.ms else 0
+            return SpanRecord(first, last, AVAILABLE, span.count, ms=ending.ms, until_ms=until_ms)
         return SpanRecord(first, last, DONE)
 
     def release(self, member: str, *, limit: int, now: float, wall_ms: int) -> Change:
@@ -338,6 +341,14 @@ class Queue:
         if offset <= self.start or (not self._spans and offset <= self.end):
             return Change()
         return self._change([SpanRecord(self.start, offset - 1, DONE)], now, wall_ms)
+
+    def lose(self, offset: int, reason: str, now: float, wall_ms: int) -> Change:
+        """A record that may be given out can't be read: it is dead, whoever asked. Nothing, if somebody has it."""
+        span = self._span_of(offset)
+        if (span.holder if span is not None else offset != self.end) or offset == OFFSETS - 1:
+            return Change()
+        dead = Dead(offset, offset, 0 if span is None else span.count, reason)
+        return self._change([SpanRecord(offset, offset, DONE)], now, wall_ms, [dead])
 
     def cut(self, end: int) -> None:
         """The log has lost what it had from `end` on, and will have other records there: they are fresh."""

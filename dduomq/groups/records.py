@@ -21,7 +21,7 @@ with its version, unknown trailing fields are ignored.
     ["share", group]                         ->  [1, epoch, time ms, start, lock ms, deliveries]
     ["queue", group, topic id, partition]    ->  [1, end, spans]
     ["queued", group, topic id, partition]   ->  [1, spans]
-    spans                                    =  [[first, last, state, deliveries, member id, ms], ...]
+    spans                                    =  [[first, last, state, deliveries, member id, ms, until ms], ...]
 
 A `group` record says that the group's members share out by the classic protocol, a `consumers` record that the
 broker does, a `share` record that they share partitions: the latest one counts. A null `group` ends the group,
@@ -379,7 +379,7 @@ def decode_share(data: bytes) -> ShareRecord:
 
 
 def _plain_spans(spans: Iterable[SpanRecord]) -> list[tuple[Any, ...]]:
-    return [(s.first, s.last, s.state, s.count, s.holder, s.ms) for s in spans]
+    return [(s.first, s.last, s.state, s.count, s.holder, s.ms, s.until_ms) for s in spans]
 
 
 def encode_queue(end: int, spans: Iterable[SpanRecord]) -> bytes:
@@ -388,7 +388,7 @@ def encode_queue(end: int, spans: Iterable[SpanRecord]) -> bytes:
 
 def decode_queue(data: bytes) -> tuple[int, list[SpanRecord]]:
     end, spans = _versioned(data)[:2]
-    return end, [SpanRecord(*span[:6]) for span in spans]
+    return end, [SpanRecord(*span[:7]) for span in spans]
 
 
 def encode_queued(spans: Iterable[SpanRecord]) -> bytes:
@@ -396,7 +396,7 @@ def encode_queued(spans: Iterable[SpanRecord]) -> bytes:
 
 
 def decode_queued(data: bytes) -> list[SpanRecord]:
-    return [SpanRecord(*span[:6]) for span in _versioned(data)[0]]
+    return [SpanRecord(*span[:7]) for span in _versioned(data)[0]]
 
 
 def _array(data: bytes, least: int = 2) -> list[Any]:

@@ -11,7 +11,15 @@ import attrs
 import trio
 
 from dduomq.actors.actor import Mailbox, Reply, ask
-from dduomq.actors.coordinator_queue_messages import Acquire, Acquired, FitQueue, NextReads, ReadsFound, Take
+from dduomq.actors.coordinator_queue_messages import (
+    Acquire,
+    Acquired,
+    FitQueue,
+    LoseRecord,
+    NextReads,
+    ReadsFound,
+    Take,
+)
 from dduomq.actors.partition_messages import (
     EARLIEST,
     LATEST,
@@ -21,7 +29,7 @@ from dduomq.actors.partition_messages import (
     PartitionState,
     Watcher,
 )
-from dduomq.errors import DduomqError, InvalidRequest, LeaderNotAvailable, OffsetOutOfRange
+from dduomq.errors import CorruptMessage, DduomqError, InvalidRequest, LeaderNotAvailable, OffsetOutOfRange
 from dduomq.groups.queue import SpanRecord
 from dduomq.groups.records import Place
 from dduomq.ids import RETRY
@@ -162,6 +170,9 @@ async def _take_once(
                     raise plan
             except OffsetOutOfRange:
                 await _fit(services, mailbox, wish.group, spot, read_at)
+            except CorruptMessage as error:
+                lost = LoseRecord(group=wish.group, place=spot.place, offset=read_at, reason=error.message)
+                await mailbox.put(lost)
             except DduomqError as error:
                 found[spot.place] = error
             else:

@@ -18,6 +18,7 @@ import attrs
 
 from dduomq.testing.delay_checker import Arrived, Delayed, check_delays
 from dduomq.testing.group_checker import Owned, check_commits, check_owners, check_work
+from dduomq.testing.queue_checker import Handed, check_hands, check_passed
 
 FSYNC, FLUSHED = "fsync", "flushed"
 Place = tuple[str, int]  # topic and partition
@@ -102,6 +103,9 @@ class History:
     delayed: dict[str, Delayed] = attrs.field(factory=dict)
     set_back_ms: int = 0  # of the clock, in all
     arrived: list[Arrived] = attrs.field(factory=list)
+    handed: list[Handed] = attrs.field(factory=list)
+    deliveries: int = 0  # that a record of a queue may have
+    queue_ends: dict[Place, int] = attrs.field(factory=dict)  # up to where the queues are done at the end
     group_ends: dict[Place, int] = attrs.field(factory=dict)  # how far the group has come at the end
 
     def survives(self, topic: str, losses: int, at: float) -> bool:
@@ -128,6 +132,8 @@ def check(history: History) -> None:
     check_owners(history.owned)
     check_commits(history.committed)
     check_work(history.final, history.worked, history.group_ends)
+    check_hands(history.handed, history.deliveries)
+    check_passed(history.final, history.handed, history.queue_ends)
     check_delays(history.delayed, history.arrived, history.set_back_ms)
 
 

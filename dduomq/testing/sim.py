@@ -28,6 +28,7 @@ from dduomq.testing.delay_checker import Arrived
 from dduomq.testing.delayers import FAR_MS, LATER, Delayer, make_later
 from dduomq.testing.disk import Faults, Platter, SimDisk
 from dduomq.testing.network import SimNetwork
+from dduomq.testing.queue_workers import DELIVERIES, QUEUE_GROUP, QueueWorker
 from dduomq.testing.workers import WATCH_S, Watcher, Worker
 from dduomq.testing.workload import PORT, Follower, Operator, Sender, World, persist
 
@@ -36,6 +37,7 @@ PARTITIONS = 2
 SENDERS = 4
 FOLLOWERS = 3
 WORKERS = 3
+QUEUERS = 2  # in every other run: they take as long as all else together
 DELAYERS = 2
 CRASHES_MAX = 4
 RUN_S = (2.0, 3.0, 3.0, 3.0, 9.0)  # the longest sees checkpoints, too
@@ -69,13 +71,14 @@ class Simulation:
         self.clock = SimClock()
         self.platter = Platter(Random(self.rng.random()))
         self.network = SimNetwork(Random(self.rng.random()))
-        self.history = History()
+        self.history = History(deliveries=DELIVERIES)
         self.faults: dict[str, int] = {}
         self.world = World(
             Random(self.rng.random()), self.clock, self.network, self.history, self.trace, PARTITIONS
         )  # fmt: skip
         self.run_s = self.rng.choice(RUN_S)
         self.operator = Operator(self.world, LEVELS)
+        self._has_queue = bool(seed % 2)
         self._trouble_rng = Random(self.rng.random())
         self._hash = hashlib.sha256()
         self._events = 0
@@ -243,6 +246,19 @@ class Simulation:
                 nursery.cancel_scope.cancel()
             self.history.group_ends = offsets
 
+    async def _audit_queue(self) -> None:
+        """Its members come back, and everything is done to its end."""
+        async with self.world.connect("auditor") as mq, trio.open_nursery() as nursery:
+            ends = {(LEVELS[0], at): await mq.admin.offset(LEVELS[0], at, "latest") for at in range(PARTITIONS)}
+            nursery.start_soon(QueueWorker(self.world, "last-q", LEVELS[0]).work, lambda: False)
+            while True:
+                await trio.sleep(WATCH_S)
+                parts = await mq.admin.queue_parts(QUEUE_GROUP)
+                if all(place in parts and parts[place].start >= end for place, end in ends.items()):
+                    break
+            nursery.cancel_scope.cancel()
+        self.history.queue_ends = {place: part.start for place, part in parts.items()}
+
     async def _audit_delays(self) -> None:
         """The wheels' logs are brought back, and whatever still waits comes, however the clock was set."""
         async with self.world.connect("auditor") as mq:
@@ -314,6 +330,8 @@ class Simulation:
             for number in range(WORKERS):
                 clients.start_soon(Worker(self.world, f"w{number}", LEVELS[0]).run)
             clients.start_soon(Watcher(self.world).run)
+            for number in range(QUEUERS if self._has_queue else 0):
+                clients.start_soon(QueueWorker(self.world, f"q{number}", LEVELS[0]).run)
             clients.start_soon(self.operator.run)
             clients.start_soon(self._trouble)
             clients.start_soon(self._stop_sending)
@@ -321,6 +339,8 @@ class Simulation:
         with trio.fail_after(HEAL_S):
             await persist(self._audit)
             await persist(self._audit_group)
+            if self._has_queue:
+                await persist(self._audit_queue)
             await persist(self._audit_delays)
 
     async def _stop_sending(self) -> None:

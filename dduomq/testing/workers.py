@@ -6,6 +6,7 @@ that has crashed says nothing more, to nobody.
 
 from collections.abc import Callable
 from random import Random
+from typing import Protocol
 
 import trio
 
@@ -25,10 +26,17 @@ STALL_MAX_S = 5.0
 WATCH_S = 0.3
 
 
-class _Unsteady:
+class Shaky(Protocol):
+    """Whoever may stall until some time, or be gone."""
+
+    silent_until: float
+    is_dead: bool
+
+
+class Unsteady:
     """A connection whose owner may fall silent, or be gone."""
 
-    def __init__(self, transport: Transport, worker: "Worker") -> None:
+    def __init__(self, transport: Transport, worker: "Shaky") -> None:
         self._transport = transport
         self._worker = worker
 
@@ -119,7 +127,7 @@ class Worker:
     async def _dial(self, host: str, port: int) -> Transport:
         if self.is_dead:
             raise ConnectionRefusedError("this process is no more")
-        return _Unsteady(await self._world.network.dial_client(host, port), self)
+        return Unsteady(await self._world.network.dial_client(host, port), self)
 
     # --- what it owns -------------------------------------------------------------------------------
 

@@ -188,6 +188,19 @@ def test_a_delay_outlives_the_coordinator():
     assert after.next_offset(bench.now + 3) == 0
 
 
+@pytest.mark.parametrize(("set_by_ms", "left_s"), [(-3_600_000, 5), (3_600_000, 0), (-1_000, 4)])
+def test_a_clock_that_was_set_delays_nothing_for_longer(set_by_ms, left_s):
+    """After a restart a record waits for as long as was said at most."""
+    bench = Bench()
+    bench.acquire("a", 0, 0)
+    bench.settle("a", (0, 0, RELEASE, 5_000))
+    bench.now += 2
+    after = Queue(0)
+    after.apply(bench.records, bench.now, bench.wall_ms + set_by_ms)
+    assert left_s == 0 or after.next_offset(bench.now + left_s - 0.001) == 1
+    assert after.next_offset(bench.now + left_s) == 0
+
+
 def test_a_part_of_what_is_put_off_stays_put_off():
     """The rest of a span, too, comes when its time has come."""
     bench = Bench()

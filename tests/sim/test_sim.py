@@ -13,6 +13,7 @@ from dduomq.testing.sim import simulate
 from tests.sim.delay_mutants import DELAY_MUTANTS
 from tests.sim.group_mutants import GROUP_MUTANTS
 from tests.sim.mutants import MUTANTS
+from tests.sim.queue_mutants import QUEUE_MUTANTS
 
 SEEDS = 200
 GROUP = 10
@@ -83,10 +84,10 @@ def test_no_thread_socket_or_file_is_used(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*MUTANTS, *GROUP_MUTANTS, *DELAY_MUTANTS])
+@pytest.mark.parametrize("name", [*MUTANTS, *GROUP_MUTANTS, *DELAY_MUTANTS, *QUEUE_MUTANTS])
 def test_planted_bugs_are_found(monkeypatch, name):
     """A simulation that can't fail proves nothing."""
-    for owner, attribute, mutant in (MUTANTS | GROUP_MUTANTS | DELAY_MUTANTS)[name]:
+    for owner, attribute, mutant in (MUTANTS | GROUP_MUTANTS | DELAY_MUTANTS | QUEUE_MUTANTS)[name]:
         monkeypatch.setattr(owner, attribute, mutant)
     for seed in range(SEEDS_FOR_A_MUTANT):
         try:
