@@ -112,6 +112,7 @@ QUEUE_DELAY_MS_MAX = 366 * 86_400_000  # that a released record waits
 QUEUE_ENDINGS_MAX = 100_000  # ranges of records that one request settles
 QUEUE_REASON_CHARACTERS_MAX = 1_000
 QUEUE_WATCHERS_MAX = 4_096  # who waits for records of one group
+SHARE_MEMBER_ID_CHARACTERS_MAX = 100  # it stands in each record that the member has in hand
 SHARE_ASSIGNMENT_MAX = 1_000  # members times partitions: up to there everybody gets everything
 SHARE_SESSIONS_PER_CONNECTION_MAX = 16
 

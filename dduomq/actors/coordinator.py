@@ -170,7 +170,7 @@ class CoordinatorActor(Actor):
         self._offsets = Offsets(self._table, self._consumer)
         upgraded = UpgradedMembers(self._table, lambda group, then: self._consumer.settle(group, [], then))
         self._classic = ClassicMembers(self._table, upgraded, self._on_failure)
-        self._queues = Queues(self._table, self._aside.bury, self._on_failure)
+        self._queues = Queues(self._table, self._aside, self._on_failure)
         self._share = ShareMembers(self._table, self._queues, self._on_failure)
         self._failure: DduomqError | None = None  # why the state has to be read anew
         self._expire_at = world.clock.monotonic() + EXPIRY_INTERVAL_S
@@ -188,6 +188,7 @@ class CoordinatorActor(Actor):
     def _on_fetched(self, message: Fetched) -> None:
         self._log.fetched(message)
         if self._log.is_loaded:
+            self._share.loaded()
             self._world.log.info("groups_loaded", coordinator=self.mailbox.name, groups=len(self._table.groups))
 
     def _on_loaded(self, message: Loaded) -> None:

@@ -176,6 +176,11 @@ class SettingAside:
         outbox.add(name, part.place, record)
         return [(AsideKey(name, part.place, record.number), records.encode_aside(record))], len(offsets)
 
+    def check_room(self, group: Group, place: Place) -> None:
+        """Raises `Overloaded` while too many of a queue's dead records wait to be brought where they belong."""
+        if len(self._handover.outbox(group.name, place)) >= ASIDE_WAITING_MAX:
+            raise Overloaded(f"{ASIDE_WAITING_MAX} dead records wait to be brought where they belong; try again later")
+
     def bury(self, group: Group, place: Place, dead: Dead) -> list[Entry]:
         """Records of a queue that nobody gets any more; what to store with the news."""
         now_ms, outbox = self._table.wall_ms(), self._handover.outbox(group.name, place)

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from dduomq.actors.actor import Message, Reply
+from dduomq.actors.coordinator_aside import SettingAside
 from dduomq.actors.coordinator_log import Entry
 from dduomq.actors.coordinator_queue_messages import (
     Acquire,
@@ -32,27 +33,27 @@ from dduomq.actors.coordinator_table import Group, GroupTable
 from dduomq.actors.partition_messages import Acked, Watcher
 from dduomq.errors import CoordinatorLoading, DduomqError, GroupNotEmpty, GroupNotFound, InvalidRequest, RecordNotHeld
 from dduomq.groups import records
-from dduomq.groups.queue import Change, Dead, Queue, SpanRecord
+from dduomq.groups.queue import REJECT, RELEASE, Change, Queue, SpanRecord
 from dduomq.groups.records import QUEUE, QUEUED, Place, QueueKey, ShareRecord
 from dduomq.limits import MIB, QUEUE_ENDINGS_MAX, QUEUE_LOCK_MS_MAX, QUEUE_LOCK_MS_MIN, QUEUE_WATCHERS_MAX
 
 REASONS_BYTES_MAX = 2 * MIB  # of what is stored at once
 UTF8_MOST = 4  # bytes of a character
+MAY_KILL = (RELEASE, REJECT)
 
 
 class Queues:
-    """The coordinator's hands for queues. `bury`: what to store so that dead records rest where people see them;
-    `on_failure`: storing has failed.
+    """The coordinator's hands for queues. `aside` brings dead records where people see them; `on_failure`: storing has
+    failed.
     """
 
-    __slots__ = ("_bury", "_on_failure", "_table")
+    __slots__ = ("_aside", "_on_failure", "_table")
 
     def __init__(
-        self, table: GroupTable, bury: Callable[[Group, Place, Dead], list[Entry]],
-        on_failure: Callable[[DduomqError], None],
+        self, table: GroupTable, aside: SettingAside, on_failure: Callable[[DduomqError], None]
     ) -> None:  # fmt: skip
         self._table = table
-        self._bury = bury
+        self._aside = aside
         self._on_failure = on_failure
 
     # --- the start ----------------------------------------------------------------------------------
@@ -169,6 +170,8 @@ class Queues:
                 queue = group.queues.get(place)
                 if queue is None:
                     raise RecordNotHeld(f"group {group.name!r} has given out nothing of this partition")
+                if any(ending.kind in MAY_KILL for ending in endings):
+                    self._aside.check_room(group, place)
                 was_full = queue.is_full
                 change = queue.settle(message.member_id, endings, limit=limit, now=now, wall_ms=wall_ms)
             except DduomqError as error:
@@ -322,7 +325,7 @@ class Queues:
         entries: list[Entry] = [(QueueKey(group.name, QUEUED, place), records.encode_queued(change.spans))]
         most = REASONS_BYTES_MAX // UTF8_MOST // max(1, len(change.dead))  # of a reason, so that all can be stored
         for dead in change.dead:
-            entries += self._bury(group, place, attrs.evolve(dead, reason=dead.reason[:most]))
+            entries += self._aside.bury(group, place, attrs.evolve(dead, reason=dead.reason[:most]))
         return entries
 
     def _note(self, group: Group, place: Place, change: Change) -> None:

@@ -40,6 +40,14 @@ class ShareMembers:
             group.share_by(ShareGroup(key.group, record))
             group.changed_ms = record.changed_ms
 
+    def loaded(self) -> None:
+        """The log is read: whoever has records in hand is expected back."""
+        for group in self._table.groups.values():
+            if group.share is not None:
+                holders = {one for queue in group.queues.values() for one in queue.holders()}
+                group.share.expect(sorted(holders), self._table.now())
+                self._table.schedule(group)
+
     def beat(self, message: BeatOfShare) -> None:
         reply: Reply[ShareBeaten] | None = message.reply
         assert reply is not None

@@ -119,7 +119,7 @@ class Group:
 
     @property
     def member_count(self) -> int:
-        return len(self._machine.members)
+        return len(self._machine.members) if self.share is None else self.share.member_count
 
     @property
     def is_unused(self) -> bool:

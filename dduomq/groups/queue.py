@@ -120,6 +120,10 @@ class Queue:
         """Everything before it is done."""
         return self._spans[0].first if self._spans else self.end
 
+    def holders(self) -> set[str]:
+        """Who has records in hand."""
+        return {span.holder for span in self._spans if span.holder}
+
     @property
     def acquired(self) -> int:
         """Records that members have."""

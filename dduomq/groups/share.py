@@ -3,10 +3,11 @@
 A pure machine: time comes in as `now` (monotonic seconds), topics as a catalog. Always true: every partition that
 somebody subscribes to is some member's; the epoch rises with every change of members, subscriptions or topics; the
 same members and topics give the same assignment, whatever came before. Members are not stored: after a restart of
-the coordinator each joins again under the id it has, and what it has locked stays its own.
+the coordinator each joins again under the id it has, and what it has locked stays its own; who has something locked
+and does not come within a session is out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil
 
 import attrs
@@ -19,12 +20,12 @@ from dduomq.limits import (
     CONSUMER_SESSION_TIMEOUT_MS,
     GROUP_MEMBERS_MAX,
     MEMBER_METADATA_BYTES_MAX,
-    MEMBER_NAME_CHARACTERS_MAX,
     MEMBER_TOPICS_MAX,
     QUEUE_DELIVERIES_MAX,
     SESSION_TIMEOUT_MS_MAX,
     SESSION_TIMEOUT_MS_MIN,
     SHARE_ASSIGNMENT_MAX,
+    SHARE_MEMBER_ID_CHARACTERS_MAX,
 )
 
 EMPTY, STABLE = "Empty", "Stable"
@@ -80,12 +81,13 @@ class ShareMember:
 class ShareGroup:
     """One group. What it says of itself is stored, its members are not."""
 
-    __slots__ = ("_counts", "_epoch", "_seen_version", "is_dirty", "members", "name", "record")
+    __slots__ = ("_absent", "_counts", "_epoch", "_seen_version", "is_dirty", "members", "name", "record")
 
     def __init__(self, name: str, record: ShareRecord | None = None) -> None:
         self.name = name
         self.record = record or ShareRecord()
         self.members: dict[str, ShareMember] = {}
+        self._absent: dict[str, float] = {}  # members of before a restart, and until when each may come back
         self.is_dirty = record is None
         self._counts: dict[str, int] = {}  # partitions of each topic that was shared out
         self._seen_version: object = None
@@ -99,12 +101,23 @@ class ShareGroup:
     def state(self) -> str:
         return STABLE if self.members else EMPTY
 
+    @property
+    def member_count(self) -> int:
+        """Those that are expected back count: they have records in hand."""
+        return len(self.members) + len(self._absent)
+
+    def expect(self, member_ids: Iterable[str], now: float) -> None:
+        """These have something locked, from before a restart."""
+        due = now + CONSUMER_SESSION_TIMEOUT_MS / 1000
+        self._absent.update({member_id: due for member_id in member_ids if member_id not in self.members})
+
     # --- heartbeats ---------------------------------------------------------------------------------
 
     def heartbeat(self, beat: ShareBeat, now: float, catalog: Catalog) -> ShareResult:
         """A member joins, lives or leaves. Raises the error that it must be told; then nothing has changed."""
         if beat.epoch == LEAVE:
-            self.remove(beat.member_id)
+            if self._absent.pop(beat.member_id, None) is None:
+                self.remove(beat.member_id)
             return ShareResult(beat.member_id, LEAVE, None)
         _check(beat)
         member = self._joining(beat) if beat.epoch == JOIN else self._known(beat)
@@ -135,6 +148,7 @@ class ShareGroup:
         said = SubscriptionRecord(
             None, beat.client_id, beat.host, beat.zone, CONSUMER_SESSION_TIMEOUT_MS, -1, (), None, None
         )  # fmt: skip
+        self._absent.pop(beat.member_id, None)
         member = self.members[beat.member_id] = ShareMember(beat.member_id, said)
         self._raise_epoch()
         return member
@@ -220,14 +234,17 @@ class ShareGroup:
     # --- time, records ------------------------------------------------------------------------------
 
     def next_due(self) -> float:
-        return min((member.due for member in self.members.values()), default=NEVER)
+        return min((*(member.due for member in self.members.values()), *self._absent.values()), default=NEVER)
 
     def tick(self, now: float) -> list[str]:
         """Put out whom time has run out for; their ids."""
         late = [member.member_id for member in self.members.values() if member.due <= now]
         for member_id in late:
             self.remove(member_id)
-        return late
+        gone = [member_id for member_id, due in self._absent.items() if due <= now]
+        for member_id in gone:
+            del self._absent[member_id]
+        return late + gone
 
     def changes(self, wall_ms: int) -> list[tuple[ShareKey, bytes]]:
         """What is to be stored since the last call."""
@@ -253,8 +270,8 @@ def _share_out(topic_id: str, partitions: int, members: Sequence[str], assigned:
 
 
 def _check(beat: ShareBeat) -> None:
-    if not beat.member_id or len(beat.member_id) > MEMBER_NAME_CHARACTERS_MAX:
-        raise InvalidRequest(f"a member makes its own id, of 1 to {MEMBER_NAME_CHARACTERS_MAX} characters")
+    if not beat.member_id or len(beat.member_id) > SHARE_MEMBER_ID_CHARACTERS_MAX:
+        raise InvalidRequest(f"a member makes its own id, of 1 to {SHARE_MEMBER_ID_CHARACTERS_MAX} characters")
     if beat.epoch < JOIN:
         raise InvalidRequest(f"a member epoch of {beat.epoch} can't be")
     if beat.epoch == JOIN and not beat.topics:
