@@ -14,7 +14,7 @@ from dduomq.client.consumer import Ask
 from dduomq.client.queue_record import QueuePlace, Word
 from dduomq.errors import CoordinatorNotAvailable, DduomqError, NetworkError, OutcomeUnknown, RecordNotHeld, from_code
 from dduomq.wire import native
-from dduomq.wire.native_queue import RENEW, RecordEnding, RecordsSettled, SettlePart, SettleRecords
+from dduomq.wire.native_queue import ACCEPT, REJECT, RENEW, RecordEnding, RecordsSettled, SettlePart, SettleRecords
 
 WORDS_MAX = 10_000  # in one request
 TIMEOUT_MS = 10_000
@@ -93,6 +93,15 @@ class Words:
             word.end(self._meant(word, error))
             self._on_end(word)
 
+    def _end_old(self, words: Iterable[Word]) -> None:
+        """Their records have come again: what gave them back was heard, what was to end them was not."""
+        for word in words:
+            if word.ending.kind in {ACCEPT, REJECT}:
+                word.end(RecordNotHeld(f"record {word.ending.first} has been given out once more meanwhile"))
+            else:
+                word.end(None)
+            self._on_end(word)
+
     def _meant(self, word: Word, error: DduomqError | None) -> DduomqError | None:
         """What a refusal means of a word that may have been heard before."""
         if not isinstance(error, RecordNotHeld) or not word.tries or word.ending.kind == RENEW:
@@ -104,9 +113,11 @@ class Words:
     async def _tell(self, words: Sequence[Word]) -> tuple[list[Word], bool]:
         """Those that are to be told again; whether that is to wait a little."""
         old = [word for word in words if self._is_old(word)]
-        self._end(old, None)
+        self._end_old(old)
         needed, spare = _without_doubles([word for word in words if not word.is_ended] if old else words)
-        self._end(spare, None)
+        said_of = {(word.place, word.ending.first): word.record for word in needed} if spare else {}
+        self._end_old([word for word in spare if word.record is not said_of[word.place, word.ending.first]])
+        self._end([word for word in spare if not word.is_ended], None)
         if not needed:
             return [], False
         parts = [part for place, spoken in _by_place(needed) for part in _parts(place, spoken)]

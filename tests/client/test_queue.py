@@ -11,8 +11,10 @@ import trio
 
 from dduomq.client.interceptor import Interceptor
 from dduomq.client.queue_life import QueueLife
+from dduomq.client.queue_record import QueueRecord
+from dduomq.client.queue_words import Words
 from dduomq.errors import NodeStopping, OutcomeUnknown, RecordNotHeld, UsageError
-from dduomq.wire.native_queue import SettleRecords, TakeRecords
+from dduomq.wire.native_queue import ACCEPT, REJECT, RELEASE, RETURN, SettleRecords, TakeRecords
 from tests.sim.machine import Machine
 
 COUNT = 50
@@ -569,3 +571,28 @@ async def test_the_broker_is_away_for_a_while(autojump_clock):
                     await begin()
                 await one.ack()
                 assert await state(mq) == (2, 2, 0, 0)
+
+
+# --- words -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "is_refused"), [(ACCEPT, True), (REJECT, True), (RELEASE, False), (RETURN, False)])
+async def test_what_is_said_of_a_record_that_has_come_again(autojump_clock, kind, is_refused):
+    """What gave it back was heard, or it would not have come; what was to end it was not, and its sayer is told so.
+
+    An ack ended well that the broker never got: the record came again after it.
+    """
+    record = QueueRecord("t", 0, 5, 0, None, b"", [])
+    ended = []
+
+    async def ask(_body, _timeout_ms):
+        raise AssertionError("nothing is to be said of it")
+
+    words = Words("g", "m", ask, ended.append, lambda: trio.current_time() + 60, lambda word: word.record is record)
+    record.take(("00" * 16, 0), words, 1, trio.current_time(), trio.current_time() + 60)
+    word = record.say(kind)
+    with trio.move_on_after(1):
+        await words.run()
+    assert ended == [word]
+    assert isinstance(word.error, RecordNotHeld) is is_refused
+    assert record.is_lost is is_refused
