@@ -49,15 +49,15 @@ def check_topic_name(name: str, *, internal: bool = False) -> str:
     return name
 
 
-def group_topic_name(kind: str, group: str) -> str:
+def group_topic_name(kind: str, group: str, *, is_taken: bool = False) -> str:
     """`retry.billing`, `dlq.billing`: what the topic is called that the broker keeps for a group.
 
-    What of the group's name can't stand in a topic's is replaced, and some digits of a hash tell such groups apart.
+    What of the group's name can't stand in a topic's is replaced, and some digits of a hash tell such groups apart; so
+    they do where a topic of somebody else has the plain name: `is_taken`.
     """
-    if group == DELAYED_GROUP:
-        return DELAYED_DEAD_TOPIC
-    name = f"{kind}.{group}"
-    if len(name) <= GROUP_TOPIC_NAME_MAX and _LEGAL.match(name) and name != DELAYED_DEAD_TOPIC:
+    name = DELAYED_DEAD_TOPIC if group == DELAYED_GROUP else f"{kind}.{group}"
+    is_legal = len(name) <= GROUP_TOPIC_NAME_MAX and _LEGAL.match(name) is not None
+    if is_legal and not is_taken and (name != DELAYED_DEAD_TOPIC or group == DELAYED_GROUP):
         return name
     told_apart = hashlib.sha256(group.encode()).hexdigest()[:8]
     plain = _ILLEGAL.sub("_", name)[: GROUP_TOPIC_NAME_MAX - len(told_apart) - 1]

@@ -42,6 +42,14 @@ class GroupTopics:
             self._of = {(record.kind, record.group): route for record, route in records if record.kind}
         return self._of.get((kind, group))
 
+    def name(self, kind: str, group: str) -> str:
+        """What it is called, or will be."""
+        found = self.find(kind, group)
+        if found is not None:
+            return found.record.name
+        name = group_topic_name(kind, group)
+        return group_topic_name(kind, group, is_taken=True) if name in self._routes.table else name
+
     def wanted(self, kind: str, group: str) -> TopicRoute | None:
         """The same; where there is none, one is being made, and is there some time."""
         found = self.find(kind, group)
@@ -51,7 +59,7 @@ class GroupTopics:
         return found
 
     async def _make(self, kind: str, group: str) -> None:
-        name = group_topic_name(kind, group)
+        name = self.name(kind, group)
         try:
             await self._admin.create_topic(name, config=CONFIG, kind=kind, group=group)
         except TopicAlreadyExists:

@@ -18,7 +18,9 @@ def headers_of(message: Parked) -> Headers:
     """A delivered message's own, and when it was due; a dead letter has had that said, one handed over needs it not."""
     if message.is_handed_over:
         return message.headers
-    if message.target.topic == DELAYED_DEAD_TOPIC and any(name == REASON_HEADER for name, _ in message.headers):
+    if message.target.topic.startswith(DELAYED_DEAD_TOPIC) and any(
+        name == REASON_HEADER for name, _ in message.headers
+    ):
         return message.headers
     return _said_once(message)
 

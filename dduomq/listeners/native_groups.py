@@ -31,7 +31,7 @@ from dduomq.errors import (
 from dduomq.groups.consumer_member import Beat
 from dduomq.groups.records import Committed, MemberRecord, Place, encode_places
 from dduomq.groups.subscription import read_assignment, topics_of
-from dduomq.ids import RETRY, group_topic_name
+from dduomq.ids import RETRY
 from dduomq.limits import OFFSET_METADATA_CHARACTERS_MAX
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.services import Services
@@ -54,7 +54,7 @@ async def _heartbeat(services: Services, context: Context, body: wire.GroupHeart
         owned = frozenset((part.topic_id, at) for part in body.owned for at in part.partitions)
     topics = body.topics
     if topics is not None and body.retry:
-        topics = (*topics, group_topic_name(RETRY, body.group))
+        topics = (*topics, services.topics.name(RETRY, body.group))
     beat = Beat(
         body.member_id, body.member_epoch, body.instance_id, context.client, context.peer, body.zone, body.session_ms,
         body.rebalance_ms, topics, body.pattern, body.assignor, owned,

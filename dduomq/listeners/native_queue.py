@@ -20,7 +20,7 @@ from dduomq.errors import DduomqError, InvalidRequest
 from dduomq.groups.queue import Ending
 from dduomq.groups.records import Place, ShareRecord, encode_places
 from dduomq.groups.share import ShareBeat
-from dduomq.ids import RETRY, group_topic_name
+from dduomq.ids import RETRY
 from dduomq.limits import (
     FETCH_BYTES_MAX,
     PARTITIONS_PER_REQUEST_MAX,
@@ -48,7 +48,7 @@ async def _coordinator(services: Services, context: Context, group: str, operati
 async def _heartbeat(services: Services, context: Context, body: wire.QueueHeartbeat) -> wire.QueueHeartbeatAnswer:
     for topic in body.topics or ():
         services.gate.admit(context, Operation.READ, topic)
-    topics = None if body.topics is None else (*body.topics, group_topic_name(RETRY, body.group))
+    topics = None if body.topics is None else (*body.topics, services.topics.name(RETRY, body.group))
     beat = ShareBeat(
         body.member_id, body.member_epoch, context.client, context.peer, body.zone, topics, body.session_ms,
         body.deliveries, can_be_asked=True,

@@ -18,6 +18,7 @@ from dduomq.delay.records import NEW, NO_ORIGIN, Delivered, Fired, Parked, Targe
 from dduomq.delay.replay import Replay
 from dduomq.delay.wheel import OPEN_MAX, YOUNG_MS, Wheel
 from dduomq.errors import DelayedNotFound, MessageTooLarge, OutOfOrderSequence
+from dduomq.ids import DEAD, DELAYED_GROUP
 from dduomq.limits import DELAY_CACHE_BYTES_MAX
 from dduomq.testing.clock import SimClock
 from tests.delay.helpers import (
@@ -335,9 +336,10 @@ async def test_one_that_is_refused_holds_up_none_behind_it(autojump_clock, monke
     """It goes out anew, or becomes a dead letter; the batch behind it has never been sent, and gets a free sequence."""
     held, refused = Held(monkeypatch), []
     async with one_machine() as machine:
-        async with running(machine) as (_, _, mq):
+        async with running(machine) as (_, node, mq):
             await mq.admin.create_topic("t", partitions=1)
-            await mq.admin.create_topic("dlq.delayed", partitions=1)
+            node.services.topics.wanted(DEAD, DELAYED_GROUP)
+            await trio.sleep(1)
             await three_batches(mq)
 
             def send(sending, one):

@@ -11,7 +11,6 @@ import trio
 from dduomq.actors.actor import Reply
 from dduomq.actors.journal import Journal
 from dduomq.actors.wheel_cleaning import WheelCleaning
-from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import FindDelayed
 from dduomq.actors.wheel_sending import WheelSending
 from dduomq.delay.records import Parked, Target
@@ -454,13 +453,13 @@ async def test_arrived_while_its_record_is_moved_comes_once(autojump_clock, monk
     """The log is cleaned while a batch is on its way; it arrives before its `fired` record is in the log again. What
     is left of its messages in the log went out once more after a restart."""
     clean_often(monkeypatch, 2_000, 500)
-    sent, move, held = WheelFiring.sent, WheelCleaning._move, []
-    monkeypatch.setattr(WheelFiring, "sent", lambda self, message: held.append((self, message)))
+    sent, move, held = WheelSending.sent, WheelCleaning._move, []
+    monkeypatch.setattr(WheelSending, "sent", lambda self, message: held.append((self, message)))
 
     def moving(self, found, next_offset, size):
         move(self, found, next_offset, size)
         if held and size:
-            monkeypatch.setattr(WheelFiring, "sent", sent)
+            monkeypatch.setattr(WheelSending, "sent", sent)
             for firing, message in held:
                 sent(firing, message)
             held.clear()

@@ -197,3 +197,19 @@ async def test_what_stepped_aside_comes_wherever_the_consumer_began(autojump_clo
             await mq.send("t", "bad")
             await until(lambda: len(work.seen) == 2)
         assert work.seen == [("bad", 1), ("bad", 2)]
+
+
+@pytest.mark.parametrize("name", ["retry.g", "dlq.g"])
+async def test_a_topic_of_somebody_else_may_have_the_name(autojump_clock, name):
+    """It is left alone, neither written nor read; the group's own one is called almost so."""
+    work = Work()
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        await mq.send(name, "somebody else's")
+        await mq.send("t", "bad")
+        async with working(machine, work, failing("bad"), retry=[1]):
+            await until(lambda: len(work.seen) == 2)
+            await trio.sleep(30)
+        assert work.seen == [("bad", 1), ("bad", 2)]
+        assert [letter.value for letter in await letters(mq)] == [b"bad"]
+        assert [record.raw_value for record in await read(mq, name)] == [b"somebody else's"]
