@@ -17,7 +17,7 @@ import trio.testing
 from dduomq.client.client import Client
 from dduomq.config import Config, from_values
 from dduomq.errors import ConfigError, CorruptMessage, UnknownTopicOrPartition
-from dduomq.limits import DELAY_PARTITIONS, GROUPS_PARTITIONS
+from dduomq.limits import GROUPS_PARTITIONS
 from dduomq.log.files import Files
 from dduomq.node import build
 from dduomq.ports import DiskExecutor, Ports
@@ -262,9 +262,9 @@ class Simulation:
     async def _audit_delays(self) -> None:
         """The wheels' logs are brought back, and whatever still waits comes, however the clock was set."""
         async with self.world.connect("auditor") as mq:
-            for topic, partitions in (("__delay", DELAY_PARTITIONS), (LATER, PARTITIONS)):
-                for partition in range(partitions):
-                    await persist(partial(mq.admin.restore_log, topic, partition), UnknownTopicOrPartition)
+            for topic in await mq.admin.list_topics():  # those of dead letters among them
+                for partition in range(len(topic.partitions)):
+                    await persist(partial(mq.admin.restore_log, topic.name, partition), UnknownTopicOrPartition)
             self.clock.jump(FAR_MS + 2 * CLOCK_JUMP_MAX_MS * CRASHES_MAX)
             while await mq.admin.count_delayed():  # noqa: ASYNC110  # it is seen from outside
                 await trio.sleep(WATCH_S)
