@@ -4,7 +4,7 @@ Pure: no clock (`tick`), no chance but `rng`, no disk and no network; the contra
 `raft_ready.py`. Sources: the Raft paper, by section and figure; Ongaro's dissertation, by chapter; and etcd's raft for
 the shape. Always true:
 
-- In one term there is one leader (5.2): a vote is on the disk before it leaves, and a member has one vote a term.
+- In one term there is one leader (5.2): a vote is on the disk before it leaves or counts, and a member has one a term.
 - A leader never takes out entries of its own log; what is committed is in the log of every later leader (5.4).
 - A member that hears a leader helps nobody to depose it (4.2.3, 6.2, 9.6), unless that leader wants it (3.10). What it
   hears counts, not what it is: a member without a vote is deaf to nobody.
@@ -204,6 +204,8 @@ class Raft(Elector):
             self.log.stored(ready.entries[-1])
         if ready.committed:
             self.log.applied = max(self.log.applied, ready.committed[-1].index)
+        if (self._saved.term, self._saved.vote) == (self.term, self.me):
+            self._own_vote_is_stored()
         self._commit()
 
     def _hard_state(self) -> HardState:
