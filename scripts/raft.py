@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
@@ -9,12 +10,14 @@ from random import Random
 
 from dduomq.cluster.raft import Raft
 from dduomq.cluster.raft_conf import bootstrap
-from dduomq.cluster.raft_ready import Stored
+from dduomq.cluster.raft_ready import HardState, Stored
+from dduomq.cluster.wal import Wal, open_wal
+from dduomq.log.files import RealFiles
 from dduomq.testing.raft_sim import simulate
+from dduomq.wire.raft import decode, encode
 from dduomq.wire.raft_messages import Peer, RaftMessage
 
 TOGETHER = (1, 50, 200)
-PROPOSALS = 20_000
 
 
 def seeds(text: str) -> range:
@@ -28,38 +31,55 @@ def described(seen: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(seen.items()))
 
 
-def measure() -> None:
-    """Proposals a second of CPU: three members in memory, no disk and no codec, 200 bytes a command."""
-    for together in TOGETHER:
+class Three:
+    """Three members in one process, in memory, or each with its log on the disk and with bytes between them."""
+
+    def __init__(self, directory: str | None) -> None:
         peers = [Peer(node, "a") for node in (1, 2, 3)]
-        members = {peer: Raft(peer, Stored(bootstrap(peers)), Random(peer.node)) for peer in peers}
-        leader = members[peers[0]]
-        while leader.leadership is None:
-            leader.tick()
-            exchange(members)
-        begun, command = time.process_time(), bytes(200)
-        for _ in range(PROPOSALS // together):
-            for _ in range(together):
-                leader.propose(command)
-            exchange(members)
-        took = time.process_time() - begun
-        assert leader.log.applied == leader.log.last
-        print(f"{together} together: {PROPOSALS / took:,.0f} proposals a second")
+        first = bootstrap(peers)
+        self.members = {peer: Raft(peer, Stored(first), Random(peer.node)) for peer in peers}
+        self.leader = self.members[peers[0]]
+        self.wals: dict[Peer, Wal] = {}
+        if directory is not None:
+            files = RealFiles()
+            for peer in peers:
+                self.wals[peer], _ = open_wal(files, f"{directory}/{peer.node}")
+                self.wals[peer].save(HardState(1), (), first)
+        while self.leader.leadership is None:
+            self.leader.tick()
+            self.exchange()
+
+    def exchange(self) -> None:
+        """Everybody works until nobody has anything to do or to say."""
+        busy = True
+        while busy:
+            busy, wire = False, list[RaftMessage]()
+            for peer, member in self.members.items():
+                ready = member.ready()
+                if ready is not None:
+                    busy = True
+                    if self.wals and ready.hard_state is not None:
+                        self.wals[peer].save(ready.hard_state, ready.entries, ready.snapshot)
+                    wire += [decode(encode(message)) for message in ready.messages] if self.wals else ready.messages
+                    member.advance()
+            for message in wire:
+                self.members[message.target].step(message)
 
 
-def exchange(members: dict[Peer, Raft]) -> None:
-    """Everybody works until nobody has anything to do or to say."""
-    busy = True
-    while busy:
-        busy, wire = False, list[RaftMessage]()
-        for member in members.values():
-            ready = member.ready()
-            if ready is not None:
-                busy = True
-                wire += ready.messages
-                member.advance()
-        for message in wire:
-            members[message.target].step(message)
+def measure() -> None:
+    """Proposals a second of 200 bytes, so many of them at once."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name, place, proposals in (("in memory", None, 20_000), ("bytes and fdatasync", directory, 4_000)):
+            for together in TOGETHER:
+                three, command = Three(None if place is None else f"{place}/{together}"), bytes(200)
+                begun = time.perf_counter()
+                for _ in range(proposals // together):
+                    for _ in range(together):
+                        three.leader.propose(command)
+                    three.exchange()
+                took = time.perf_counter() - begun
+                assert three.leader.log.applied == three.leader.log.last
+                print(f"{name}, {together} together: {proposals / took:,.0f} proposals a second")
 
 
 def main() -> int:
@@ -67,7 +87,7 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, help="run this seed")
     which.add_argument("--seeds", type=seeds, help="run all seeds of a range, FIRST..LAST (default 0..299)")
-    which.add_argument("--measure", action="store_true", help="proposals a second, in memory")
+    which.add_argument("--measure", action="store_true", help="proposals a second of three members in one process")
     given = parser.parse_args()
     if given.measure:
         measure()

@@ -49,7 +49,6 @@ from dduomq.wire.raft_messages import (
     Append,
     Appended,
     AppendRefused,
-    Configuration,
     Heartbeat,
     HeartbeatAnswer,
     InstallSnapshot,
@@ -155,7 +154,10 @@ class Raft(Elector):
             self.leadership.unreachable(peer)
 
     def compact(self, index: int, data: bytes) -> Snapshot:
-        """`data` is the applied state at `index`; entries before it may be forgotten. To be stored by the caller."""
+        """`data` is the applied state at `index`; entries before it may be forgotten. To be stored by the caller.
+
+        Only for `log.snapshot.index < index <= log.applied`: a leader's snapshot that has just come may be a later one.
+        """
         if len(data) > RAFT_SNAPSHOT_BYTES_MAX:
             raise ProposalTooLarge(f"a snapshot has {RAFT_SNAPSHOT_BYTES_MAX} bytes at most, this one {len(data)}")
         return self.log.compact(index, data, self.settings.entries_kept)
@@ -308,8 +310,3 @@ class Raft(Elector):
         if successor is not None:
             self._send(leadership.transfer_now(successor))
         self._follow(self.term, None)
-
-    @property
-    def configuration(self) -> Configuration:
-        """Who takes part, as far as this log knows."""
-        return self.log.configuration
