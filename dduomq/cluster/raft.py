@@ -4,7 +4,7 @@ Pure: no clock (`tick`), no chance but `rng`, no disk and no network; the contra
 `raft_ready.py`. Sources: the Raft paper, by section and figure; Ongaro's dissertation, by chapter; and etcd's raft for
 the shape. Always true:
 
-- In one term there is one leader (5.2): a vote is on the disk before it leaves, and a member has one vote a term.
+- In one term there is one leader (5.2): a vote is on the disk before it leaves or counts, and a member has one a term.
 - A leader never takes out entries of its own log; what is committed is in the log of every later leader (5.4).
 - A member that hears a leader helps nobody to depose it (4.2.3, 6.2, 9.6), unless that leader wants it (3.10). What it
   hears counts, not what it is: a member without a vote is deaf to nobody.
@@ -49,7 +49,6 @@ from dduomq.wire.raft_messages import (
     Append,
     Appended,
     AppendRefused,
-    Configuration,
     Heartbeat,
     HeartbeatAnswer,
     InstallSnapshot,
@@ -155,7 +154,10 @@ class Raft(Elector):
             self.leadership.unreachable(peer)
 
     def compact(self, index: int, data: bytes) -> Snapshot:
-        """`data` is the applied state at `index`; entries before it may be forgotten. To be stored by the caller."""
+        """`data` is the applied state at `index`; entries before it may be forgotten. To be stored by the caller.
+
+        Only for `log.snapshot.index < index <= log.applied`: a leader's snapshot that has just come may be a later one.
+        """
         if len(data) > RAFT_SNAPSHOT_BYTES_MAX:
             raise ProposalTooLarge(f"a snapshot has {RAFT_SNAPSHOT_BYTES_MAX} bytes at most, this one {len(data)}")
         return self.log.compact(index, data, self.settings.entries_kept)
@@ -204,6 +206,8 @@ class Raft(Elector):
             self.log.stored(ready.entries[-1])
         if ready.committed:
             self.log.applied = max(self.log.applied, ready.committed[-1].index)
+        if (self._saved.term, self._saved.vote) == (self.term, self.me):
+            self._own_vote_is_stored()
         self._commit()
 
     def _hard_state(self) -> HardState:
@@ -306,8 +310,3 @@ class Raft(Elector):
         if successor is not None:
             self._send(leadership.transfer_now(successor))
         self._follow(self.term, None)
-
-    @property
-    def configuration(self) -> Configuration:
-        """Who takes part, as far as this log knows."""
-        return self.log.configuration

@@ -142,9 +142,11 @@ class Elector:
         self._set_clock()
         if role == CANDIDATE:
             self.term, self.vote = self.term + 1, self.me
-        self._votes = {self.me: True}
-        if self._count_votes():
-            return
+            self._votes = {}  # the own vote counts when it is on the disk
+        else:
+            self._votes = {self.me: True}
+            if self._count_votes():
+                return
         for voter in self.log.configuration.voters:
             if voter != self.me:
                 self._ask_for_vote(voter, role, is_transfer=is_transfer)
@@ -174,6 +176,12 @@ class Elector:
             self.vote = message.source
             self._set_clock()
         self._send(VoteAnswer(source=self.me, target=message.source, term=self.term, is_granted=is_granted))
+
+    def _own_vote_is_stored(self) -> None:
+        """It counts only now, or a lone voter that crashes could lead twice in one term, with two logs."""
+        if self.role == CANDIDATE and self.me not in self._votes:
+            self._votes[self.me] = True
+            self._count_votes()
 
     def _on_vote_answer(self, message: PreVoteAnswer | VoteAnswer) -> None:
         is_mine = (

@@ -82,7 +82,7 @@ class Standing:
 class Ready:
     """What is to be done now. See the head of this file."""
 
-    hard_state: HardState | None  # None: it is on the disk as it is
+    hard_state: HardState | None  # None: there is nothing to persist
     entries: tuple[LogEntry, ...]  # they replace what the log has from the first one's index on
     snapshot: Snapshot | None  # it replaces the whole log
     messages: tuple[RaftMessage, ...]
@@ -94,4 +94,4 @@ class Ready:
 
     @property
     def must_sync(self) -> bool:
-        return self.hard_state is not None or bool(self.entries) or self.snapshot is not None
+        return self.hard_state is not None

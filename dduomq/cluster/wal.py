@@ -184,7 +184,10 @@ def _read_segment(
             return segment, len(data) - segment.size
         body, segment.size = found
         save = decode_save(body, path)
-        replay.add(save)
+        try:
+            replay.add(save)
+        except CorruptMessage as error:
+            raise CorruptMessage(f"{path}: {error.message}; {_remedy(directory)}") from None
         segment.highest = max(segment.highest, save.highest)
     return segment, 0
 

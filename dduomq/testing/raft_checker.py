@@ -1,10 +1,12 @@
 """What must be true of a quorum at every moment, whatever fails: figure 3 of the Raft paper, and what clients are told.
 
-E1  in a term there is one leader, and a member gives one vote (election safety)
+E1  in a term there is one leader, in one life of it, and a member gives one vote (election safety)
 E2  a leader has everything that was ever committed (leader completeness)
+    and is a voter, or was one until a change that it does not know to be committed
 E3  who hears a leader helps nobody to depose it, unless that leader hands over (leader stickiness, dissertation 4.2.3)
 L1  an index and a term name one entry, and one before it (log matching)
 C1  what is committed is on the disks of a majority of the voters at that moment
+    and nobody who lacks it could be elected with the disks as they are (figure 8)
 C2  what is committed stays, is applied by everybody, in one order, once (state machine safety)
 D1  a disk gives back what it has kept: the log, the term, the vote; nobody promises what is not on its disk
 R1  a read sees everything that was committed when it was asked for (linearizable reads)
@@ -48,20 +50,22 @@ class Truth:
         self.committed: dict[int, Fact] = {}
         self.last = first
         self.seen = Counter[str]()  # what has happened how often
-        self._leaders: dict[int, Peer] = {}
+        self._leaders: dict[int, tuple[Peer, int]] = {}
         self._votes: dict[tuple[Peer, int], Peer] = {}
         self._entries: dict[tuple[int, int], tuple[LogEntry, int]] = {}
 
     # --- elections ----------------------------------------------------------------------------------
 
-    def leads(self, peer: Peer, term: int, log: RaftLog) -> None:
-        """E1 and E2, when a leader is first seen."""
-        known = self._leaders.setdefault(term, peer)
-        if known != peer:
-            raise Broken(f"E1: {known} and {peer} lead in term {term}")
+    def leads(self, peer: Peer, life: int, term: int, log: RaftLog) -> None:
+        """E1 and E2, when a leader is first seen, in that life of the member."""
+        known = self._leaders.setdefault(term, (peer, life))
+        if known != (peer, life):
+            raise Broken(f"E1: {known[0]} and {peer} lead in term {term}, in lives {known[1]} and {life}")
         for index in range(log.base + 1, self.last + 1):
             if log.term_at(index) != self.committed[index].entry.term:
                 raise Broken(f"E2: {peer} leads in term {term} without the committed entry {index}")
+        if peer not in log.configuration.voters + log.configuration_at(log.committed).voters:
+            raise Broken(f"E2: {peer} leads in term {term} and is no voter")
         self.seen["elections"] += 1
 
     def votes(self, peer: Peer, term: int, candidate: Peer) -> None:
@@ -89,10 +93,21 @@ class Truth:
             holders = [v for v in configuration.voters if v in disks and disks[v].holds(entry.index, entry.term)]
             if 2 * len(holders) <= len(configuration.voters):
                 raise Broken(f"C1: entry {entry.index} is committed, but only {[str(h) for h in holders]} keep it")
+            self._check_electable(
+                entry, [disks[voter] for voter in configuration.voters if voter in disks], configuration
+            )
             before_it = self.committed[self.last].state if self.last in self.committed else 0
             self.committed[entry.index] = Fact(entry, after(before_it, entry))
             self.last = entry.index
             self.seen["commits"] += 1
+
+    def _check_electable(self, entry: LogEntry, voters: list["Disk"], configuration: Configuration) -> None:
+        """C1, figure 8: whoever has no such entry has the worse log in the eyes of a majority."""
+        for candidate in voters:
+            if not candidate.holds(entry.index, entry.term):
+                votes = sum(voter.end <= candidate.end for voter in voters)
+                if 2 * votes > len(configuration.voters):
+                    raise Broken(f"C1: entry {entry.index} is committed, and who lacks it could be elected")
 
     def _same(self, entry: LogEntry) -> None:
         if self.committed[entry.index].entry != entry:
@@ -113,7 +128,7 @@ class Disk:
     """What one member's disk must have, as told by what was saved and synced there."""
 
     def __init__(self) -> None:
-        self.base = 0
+        self.base = self._base_term = 0
         self.terms: dict[int, int] = {}
         self.term = 0
         self.vote: Peer | None = None
@@ -121,25 +136,34 @@ class Disk:
     def holds(self, index: int, term: int) -> bool:
         return index <= self.base or self.terms.get(index) == term
 
-    def keep(self, entries: tuple[LogEntry, ...], term: int, vote: Peer | None, anew: int | None) -> None:
-        """A save has come to its end."""
+    @property
+    def end(self) -> tuple[int, int]:
+        """The last term and the last index: the better log has more (5.4.1)."""
+        last = max(self.terms, default=self.base)
+        return self.terms.get(last, self._base_term), last
+
+    def keep(
+        self, entries: tuple[LogEntry, ...], term: int, vote: Peer | None, anew: tuple[int, int] | None
+    ) -> None:  # fmt: skip
+        """A save has come to its end. `anew`: index and term of a snapshot that replaces all before."""
         self.term, self.vote = term, vote
         if anew is not None:
-            self.base = anew
+            self.base, self._base_term = anew
             self.terms.clear()
         if entries:
             for index in [index for index in self.terms if index >= entries[0].index]:
                 del self.terms[index]
             self.terms.update((entry.index, entry.term) for entry in entries)
 
-    def compact(self, index: int) -> None:
-        self.base = index
+    def compact(self, index: int, term: int) -> None:
+        self.base, self._base_term = index, term
         for held in [held for held in self.terms if held <= index]:
             del self.terms[held]
 
     def copy(self) -> "Disk":
         other = Disk()
-        other.base, other.terms, other.term, other.vote = self.base, dict(self.terms), self.term, self.vote
+        other.base, other._base_term = self.base, self._base_term
+        other.terms, other.term, other.vote = dict(self.terms), self.term, self.vote
         return other
 
     def same(self, other: "Disk") -> bool:

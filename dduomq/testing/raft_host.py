@@ -31,7 +31,7 @@ from dduomq.wire.raft_messages import (
 DIRECTORY = "quorum"
 SEGMENT_BYTES = 600
 STATE = struct.Struct(">QI")
-DISK_CALLS = ("write_at", "sync", "sync_dir", "replace", "remove")
+DISK_CALLS = ("write_at", "sync", "sync", "sync", "sync_dir", "replace", "remove")
 SAVE, SEND, APPLY = "save", "send", "apply"
 
 
@@ -53,13 +53,13 @@ class Host:
         self._state = 0
         self._ready: Ready | None = None
         self._next = SAVE
-        self._led = self._committed = 0
+        self._life = self._led = self._committed = 0
         self._heard: tuple[int, int] | None = None  # (term, ticks since a leader of it was heard)
         self._may_grant: dict[Peer, bool] = {}  # who has asked for a vote when nobody was heard
         if first is not None:
             wal, _ = open_wal(self.platter.files, DIRECTORY, SEGMENT_BYTES)
             wal.save(HardState(first.term), (), first)
-            self.disk.keep((), first.term, None, first.index)
+            self.disk.keep((), first.term, None, (first.index, first.term))
 
     # --- lives --------------------------------------------------------------------------------------
 
@@ -67,12 +67,15 @@ class Host:
         """Begin a life with what the disk has. D1."""
         self._wal, recovered = open_wal(self.platter.files, DIRECTORY, SEGMENT_BYTES)
         stored = recovered.stored
+        if recovered.cut_bytes:
+            self._truth.seen["torn saves"] += 1
         found = _disk_of(stored)
         if not any(found.same(possible) for possible in self._possible()):
             raise Broken(f"D1: the disk of {self.peer} does not give back what it has kept")
         self.disk = found
         self.member = Raft(self.peer, stored, Random(self._rng.random()), self._settings)
         self._ready, self._next, self._heard, self._led = None, SAVE, None, 0
+        self._life += 1
         self._may_grant.clear()
         self._restore(stored.snapshot)
         self._committed = self.member.log.committed
@@ -86,12 +89,12 @@ class Host:
         if self._ready.snapshot is None:
             return [self.disk, whole]
         half = self.disk.copy()
-        half.keep((), half.term, half.vote, self._ready.snapshot.index)
+        half.keep((), half.term, half.vote, _place(self._ready.snapshot))
         return [self.disk, half, whole]
 
     def crash(self, *, is_power_lost: bool) -> None:
         """All at once; while a save is under way it may get as far as any call to the disk."""
-        if self._ready is not None and self._next == SAVE and self._rng.random() < 0.6:
+        if self._ready is not None and self.is_saving and self._rng.random() < 0.8:
             self._save_in_part(self._ready)
         self.member, self._wal = None, None
         self.waiting.clear()
@@ -135,17 +138,19 @@ class Host:
             return False
         return self._heard[0] == self.member.term and self._heard[1] < self._settings.election_ticks
 
-    def look(self, disks: Mapping[Peer, Disk]) -> None:
-        """A leader is looked at after every step, a follower when it applies."""
+    def look(self, disks: Mapping[Peer, Disk]) -> bool:
+        """A leader is looked at after every step, a follower when it applies. True: it has just won."""
         member = self.member
         if member is None or member.leadership is None:
-            return
-        if self._led != member.term:
+            return False
+        is_new = self._led != member.term
+        if is_new:
             self._led = member.term
-            self._truth.leads(self.peer, member.term, member.log)
+            self._truth.leads(self.peer, self._life, member.term, member.log)
         if member.log.committed > self._committed:
             self._truth.commits(member.log, self._committed, member.log.configuration, disks)
             self._committed = member.log.committed
+        return is_new
 
     # --- the work of a Ready ------------------------------------------------------------------------
 
@@ -157,6 +162,11 @@ class Host:
     @property
     def is_busy(self) -> bool:
         return self._ready is not None
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether the next step is a save."""
+        return self._ready is not None and self._ready.must_sync and self._next == SAVE
 
     def work(self, send: Callable[[RaftMessage], None]) -> bool:
         """The next step of the work; False if there is nothing to do."""
@@ -200,24 +210,26 @@ class Host:
             raise Broken(f"E3: {self.peer} hears a leader and grants {message.target} a vote")
         if isinstance(message, VoteAnswer) and message.is_granted:
             self._truth.votes(self.peer, message.term, message.target)
-            if self.disk.term < message.term:
+            if (self.disk.term, self.disk.vote) != (message.term, message.target) and self.disk.term <= message.term:
                 raise Broken(f"D1: {self.peer} gives a vote of term {message.term} that is not on its disk")
-        if isinstance(message, Appended) and message.match > max([self.disk.base, *self.disk.terms]):
-            raise Broken(f"D1: {self.peer} says that it has entry {message.match}, and its disk has not")
+        if isinstance(message, Appended) and self.member is not None and self.member.term == message.term:
+            term = self.member.log.term_at(message.match)
+            if term != -1 and not self.disk.holds(message.match, term):
+                raise Broken(f"D1: {self.peer} says that it has entry {message.match}, and its disk has not")
 
     def _apply(self, ready: Ready) -> None:
         assert self.member is not None
         if ready.snapshot is not None:
             self._restore(ready.snapshot)
             self._truth.seen["snapshots received"] += 1
+        for proposed in ready.unknown:
+            if self.waiting.pop(proposed.index, None) is not None:
+                self._truth.seen["unknown outcomes"] += 1
         for entry in ready.committed:
             self._truth.applies(self.peer, entry, self.applied)
             self.applied, self._state = entry.index, after(self._state, entry)
             if self.waiting.pop(entry.index, entry.term) != entry.term:
-                self._truth.seen["proposals lost"] += 1
-        for proposed in ready.unknown:
-            if self.waiting.pop(proposed.index, None) is not None:
-                self._truth.seen["unknown outcomes"] += 1
+                raise Broken(f"O1: proposal {entry.index} at {self.peer} is lost, and nobody has said so")
         for read in ready.reads:
             wanted = self.reads.pop(read.context, 0)
             if read.index < wanted:
@@ -251,8 +263,9 @@ class Host:
         member = self.member
         if member is None or self._wal is None or self.is_busy or member.log.applied <= member.log.snapshot.index:
             return
-        self._wal.compact(member.compact(self.applied, STATE.pack(self.applied, self._state)))
-        self.disk.compact(self.applied)
+        snapshot = member.compact(self.applied, STATE.pack(self.applied, self._state))
+        self._wal.compact(snapshot)
+        self.disk.compact(*_place(snapshot))
         self._truth.seen["compactions"] += 1
 
 
@@ -260,13 +273,17 @@ def _never_returns(*_arguments: object, **_named: object) -> None:
     raise StorageError("the machine has stopped here")
 
 
+def _place(snapshot: Snapshot) -> tuple[int, int]:
+    return snapshot.index, snapshot.term
+
+
 def _keep(disk: Disk, ready: Ready) -> None:
     if ready.hard_state is not None:
-        anew = None if ready.snapshot is None else ready.snapshot.index
+        anew = None if ready.snapshot is None else _place(ready.snapshot)
         disk.keep(ready.entries, ready.hard_state.term, ready.hard_state.vote, anew)
 
 
 def _disk_of(stored: Stored) -> Disk:
     disk = Disk()
-    disk.keep(stored.entries, stored.hard_state.term, stored.hard_state.vote, stored.snapshot.index)
+    disk.keep(stored.entries, stored.hard_state.term, stored.hard_state.vote, _place(stored.snapshot))
     return disk

@@ -21,6 +21,7 @@ from dduomq.wire import raft_messages as words
 from dduomq.wire.raft_messages import Configuration, LogEntry, Message, Peer, RaftMessage, Snapshot
 
 VERSION = 1
+TERM_MAX = 2**63 - 1  # so that there is always a next one
 _U8, _U16, _U32, _U64 = struct.Struct(">B"), struct.Struct(">H"), struct.Struct(">I"), struct.Struct(">Q")
 _HEAD, _ENTRY, _PEER = struct.Struct(">BB"), struct.Struct(">QQBI"), struct.Struct(">IB")
 _TWO, _THREE, _APPEND = struct.Struct(">QQ"), struct.Struct(">QQQ"), struct.Struct(">QQQI")
@@ -107,6 +108,8 @@ def _take_peers(cursor: Cursor) -> tuple[Peer, ...]:
 def _take_configuration(cursor: Cursor) -> Configuration:
     found = Configuration(_take_peers(cursor), _take_peers(cursor))
     members = found.members
+    if not found.voters:
+        raise WireError("a configuration has no voters")
     if list(found.voters) != sorted(found.voters) or list(found.learners) != sorted(found.learners):
         raise WireError("the members of a configuration are not sorted")
     if len({peer.node for peer in members}) != len(members):
@@ -185,9 +188,18 @@ def _take_append(cursor: Cursor, ends: dict[str, Any]) -> RaftMessage:
     entries = take_entries(cursor)
     if entries and (entries[0].index != previous_index + 1 or entries[0].term < previous_term):
         raise WireError(f"entry {entries[0].index} can't follow entry {previous_index} of term {previous_term}")
+    if max(previous_term, entries[-1].term if entries else 0) > ends["term"]:
+        raise WireError(f"entries of a later term than {ends['term']}, in which they were sent")
     return words.Append(
         previous_index=previous_index, previous_term=previous_term, entries=entries, commit=commit, **ends
     )  # fmt: skip
+
+
+def _take_install(cursor: Cursor, ends: dict[str, Any]) -> RaftMessage:
+    snapshot = take_snapshot(cursor)
+    if snapshot.term > ends["term"]:
+        raise WireError(f"a snapshot of a later term than {ends['term']}, in which it was sent")
+    return words.InstallSnapshot(snapshot=snapshot, **ends)
 
 
 def _numbers(kind: Callable[..., RaftMessage], *names: str) -> _Pair:
@@ -229,10 +241,7 @@ _KINDS: tuple[tuple[type[Message], _Pair], ...] = (
     (words.AppendRefused, _numbers(words.AppendRefused, "previous_index", "hint_index", "hint_term")),
     (words.Heartbeat, _numbers(words.Heartbeat, "commit", "round")),
     (words.HeartbeatAnswer, _numbers(words.HeartbeatAnswer, "round")),
-    (words.InstallSnapshot, (
-        lambda message: put_snapshot(message.snapshot),
-        lambda cursor, ends: words.InstallSnapshot(snapshot=take_snapshot(cursor), **ends),
-    )),
+    (words.InstallSnapshot, (lambda message: put_snapshot(message.snapshot), _take_install)),
     (words.ReadAsk, _numbers(words.ReadAsk, "context")),
     (words.ReadAnswer, _numbers(words.ReadAnswer, "context", "index")),
     (words.TransferNow, _numbers(words.TransferNow)),
@@ -258,6 +267,8 @@ def decode(data: Buffer) -> RaftMessage:
     if take is None or version < 1:
         raise WireError(f"no quorum message has type {number} and version {version}")
     ends: dict[str, Any] = {"source": _take_peer(cursor), "target": _take_peer(cursor), "term": cursor.number()}
+    if ends["term"] > TERM_MAX:
+        raise WireError(f"no term is as high as {ends['term']}")
     message = take(cursor, ends)
     cursor.end()
     return message

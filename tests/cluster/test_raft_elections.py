@@ -45,6 +45,19 @@ def test_one_voter_leads_alone_and_commits_when_it_is_on_the_disk():
     assert quorum.applied[1] == [b"a"]
 
 
+def test_the_own_vote_counts_when_it_is_on_the_disk():
+    """A lone voter that led before that, and crashed, could lead in the same term again with another log."""
+    quorum = Quorum(1)
+    while quorum[1].role == FOLLOWER:
+        quorum[1].tick()
+    assert (quorum[1].role, quorum[1].term) == (CANDIDATE, 2)
+    ready = quorum[1].ready()
+    assert quorum[1].role == CANDIDATE
+    quorum.persist(1, ready)
+    quorum[1].advance()
+    assert quorum[1].role == LEADER
+
+
 def test_a_member_has_one_vote_a_term():
     """Figure 2, RequestVote: the first that asks gets it, and again if its question comes again."""
     quorum = Quorum(1, 2, 3)

@@ -10,7 +10,7 @@ from dduomq.wire.raft import VERSION, decode, encode
 from dduomq.wire.raft_messages import Configuration, LogEntry, Peer, Snapshot
 
 A, B, C = Peer(1, "disk-a"), Peer(2, "b"), Peer(4_294_967_295, "ü" * 50)
-ENDS = {"source": A, "target": C, "term": 2**63}
+ENDS = {"source": A, "target": C, "term": 2**63 - 1}
 CONFIGURATION = Configuration((A, B), (C,))
 ENTRIES = (LogEntry(8, 2), LogEntry(9, 2, b"\x00data"), LogEntry(10, 3, configuration=CONFIGURATION))
 MESSAGES = [
@@ -117,7 +117,22 @@ def test_entries_that_can_not_follow_one_another_are_refused(entries):
 
 @pytest.mark.parametrize("configuration", [
     Configuration((B, A)), Configuration((A,), (C, B)), Configuration((A, A)), Configuration((A,), (Peer(1, "b"),)),
+    Configuration((), (A,)),
 ])  # fmt: skip
 def test_configurations_are_sorted_and_name_a_node_once(configuration):
     with pytest.raises(WireError):
         decode(encode(words.InstallSnapshot(snapshot=Snapshot(7, 2, configuration), **ENDS)))
+
+
+def test_terms_have_an_end_and_nothing_is_of_a_later_one():
+    """A member always has a next term to stand in, and no log gets ahead of the term it was sent in."""
+    ends = {**ENDS, "term": 5}
+    later = [
+        words.TransferNow(**{**ENDS, "term": 2**63}),
+        words.Append(previous_index=7, previous_term=6, commit=6, **ends),
+        words.Append(previous_index=7, previous_term=2, entries=(LogEntry(8, 6),), commit=6, **ends),
+        words.InstallSnapshot(snapshot=Snapshot(7, 6, CONFIGURATION), **ends),
+    ]
+    for message in later:
+        with pytest.raises(WireError, match="term"):
+            decode(encode(message))
