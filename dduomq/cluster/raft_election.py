@@ -184,12 +184,11 @@ class Elector:
             self._count_votes()
 
     def _on_vote_answer(self, message: PreVoteAnswer | VoteAnswer) -> None:
-        is_mine = (
-            (self.role == CANDIDATE and isinstance(message, VoteAnswer))
-            or (self.role == PRE_CANDIDATE and isinstance(message, PreVoteAnswer) and message.term == self.term + 1)
-        )  # fmt: skip
-        refused_now = self.role == PRE_CANDIDATE and isinstance(message, PreVoteAnswer) and not message.is_granted
-        if is_mine or refused_now:
+        if isinstance(message, VoteAnswer):
+            is_asked = self.role == CANDIDATE
+        else:  # a grant is of the term that would come next
+            is_asked = self.role == PRE_CANDIDATE and message.term == self.term + message.is_granted
+        if is_asked:
             self._votes.setdefault(message.source, message.is_granted)
             self._count_votes()
 

@@ -17,6 +17,15 @@ def peer(node, directory="a"):
     return Peer(node, directory)
 
 
+def until(is_done, rounds_max=500):
+    """Go round until it is done; a test that waits for ever fails."""
+    for _ in range(rounds_max):
+        if is_done():
+            return
+        yield
+    raise AssertionError("it never came to that")
+
+
 class Quorum:
     """`members` by node; `disks` outlive them; `applied` are commands by node; `reads` what came of them."""
 

@@ -6,7 +6,7 @@ from dduomq.cluster.raft_ready import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE
 from dduomq.cluster.raft_refusals import InvalidChange, LeaderHandsOver, NoQuorumLeader, NotQuorumLeader
 from dduomq.errors import InvariantBroken
 from dduomq.wire.raft_messages import Append, Heartbeat, PreVote, PreVoteAnswer, TransferNow, Vote, VoteAnswer
-from tests.cluster.quorum import Quorum, peer
+from tests.cluster.quorum import Quorum, peer, until
 
 
 def vote(source, target, term, last_index=1, last_term=1, is_transfer=False):
@@ -48,7 +48,7 @@ def test_one_voter_leads_alone_and_commits_when_it_is_on_the_disk():
 def test_the_own_vote_counts_when_it_is_on_the_disk():
     """A lone voter that led before that, and crashed, could lead in the same term again with another log."""
     quorum = Quorum(1)
-    while quorum[1].role == FOLLOWER:
+    for _ in until(lambda: quorum[1].role != FOLLOWER):
         quorum[1].tick()
     assert (quorum[1].role, quorum[1].term) == (CANDIDATE, 2)
     ready = quorum[1].ready()

@@ -8,7 +8,7 @@ from dduomq.cluster.raft_conf import AddLearner, Promote, Remove, bootstrap, cha
 from dduomq.cluster.raft_ready import FOLLOWER, LEADER, PRE_CANDIDATE, HardState, Settings, Stored
 from dduomq.cluster.raft_refusals import ChangeUnderWay, InvalidChange, LearnerBehind
 from dduomq.wire.raft_messages import Append, Configuration, LogEntry, Vote
-from tests.cluster.quorum import Quorum, peer
+from tests.cluster.quorum import Quorum, peer, until
 
 
 def of(*voters, learners=()):
@@ -140,7 +140,7 @@ def test_no_change_before_the_leader_has_committed_an_entry_of_its_term():
     members.crash(1)
     for node in (2, 3):
         members[node]._silence = 10
-    while members[2].role != LEADER:
+    for _ in until(lambda: members[2].role == LEADER):
         members[2].tick()
         members.work(2)
         members.wire = [m for m in members.wire if not isinstance(m, Append)]

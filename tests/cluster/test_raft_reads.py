@@ -7,7 +7,7 @@ from dduomq.cluster.raft_ready import ReadIndex
 from dduomq.cluster.raft_refusals import NoQuorumLeader, QuorumBusy
 from dduomq.limits import RAFT_READS_MAX
 from dduomq.wire.raft_messages import Append, Heartbeat, HeartbeatAnswer, ReadAnswer
-from tests.cluster.quorum import Quorum, peer
+from tests.cluster.quorum import Quorum, peer, until
 
 
 def led():
@@ -87,7 +87,7 @@ def test_a_new_leader_reads_nothing_before_it_has_committed_in_its_term():
     quorum.crash(1)
     for node in (2, 3):
         quorum[node]._silence = 10
-    while quorum[2].leadership is None:
+    for _ in until(lambda: quorum[2].leadership is not None):
         quorum[2].tick()
         quorum.work(2)
         quorum.wire = [message for message in quorum.wire if not isinstance(message, Append)]

@@ -22,7 +22,7 @@ from dduomq.wire.raft_messages import (
     PreVoteAnswer,
     VoteAnswer,
 )
-from tests.cluster.quorum import Quorum, peer
+from tests.cluster.quorum import Quorum, peer, until
 
 
 def commands(quorum, node):
@@ -90,7 +90,7 @@ def _elected_without_sending(quorum, node, votes):
         for voter in votes:
             term = member.term + 1 if kind is PreVoteAnswer else member.term
             member.step(kind(source=peer(voter), target=peer(node), term=term, is_granted=True))
-    while quorum.work(node):
+    for _ in until(lambda: not quorum.work(node)):
         pass
     quorum.wire.clear()
     assert member.role == LEADER
@@ -208,7 +208,7 @@ def test_every_log_of_figure_7_comes_to_agree(follower):
     for _ in range(4):
         quorum[1].tick()
         quorum.work(1)
-        while quorum.wire:
+        for _ in until(lambda: not quorum.wire):
             probes += sum(isinstance(m, AppendRefused) for m in quorum.wire)
             quorum.deliver()
             for node in (1, 2, 3):
@@ -251,7 +251,7 @@ def test_messages_under_way_and_their_bytes_are_bounded():
     to_2 = [message for message in quorum.sent(Append) if message.target == peer(2)]
     assert [len(message.entries) for message in to_2] == [1, 1, 1]
     largest = 0
-    while quorum.wire:
+    for _ in until(lambda: not quorum.wire):
         largest = max([largest, *(len(m.entries) for m in quorum.sent(Append) if len(m.entries[:1]))])
         quorum.deliver()
         for node in (1, 2, 3):
@@ -326,30 +326,30 @@ def test_entries_behind_a_snapshot_are_kept_for_those_a_little_late():
     assert quorum.applied[3] == [b"a", b"b"]
 
 
-def test_a_snapshot_that_got_lost_is_sent_again():
+@pytest.mark.parametrize("says_so", [True, False])
+def test_a_snapshot_that_got_lost_is_sent_again(says_so):
     """When the transport says so, or by itself after some time."""
-    for says_so in (True, False):
-        quorum = Quorum(1, 2, 3)
-        quorum.elect(1)
-        quorum.cut(3)
-        quorum[1].propose(b"a")
-        quorum.settle()
-        quorum.compact(1, b"a")
-        quorum.heal()
-        while not quorum.sent(InstallSnapshot):
-            quorum[1].tick()
-            quorum[3].tick()
-            quorum.work(1)
-            if not quorum.sent(InstallSnapshot):
-                quorum.deliver()
-                quorum.work(3)
-                quorum.work(2)
-        quorum.wire.clear()
-        assert quorum[1].leadership.progress[peer(3)].state == SNAPSHOT
-        if says_so:
-            quorum[1].unreachable(peer(3))
-        quorum.tick(1 if says_so else 45)
-        assert quorum.applied[3] == [b"a"]
+    quorum = Quorum(1, 2, 3)
+    quorum.elect(1)
+    quorum.cut(3)
+    quorum[1].propose(b"a")
+    quorum.settle()
+    quorum.compact(1, b"a")
+    quorum.heal()
+    for _ in until(lambda: quorum.sent(InstallSnapshot)):
+        quorum[1].tick()
+        quorum[3].tick()
+        quorum.work(1)
+        if not quorum.sent(InstallSnapshot):
+            quorum.deliver()
+            quorum.work(3)
+            quorum.work(2)
+    quorum.wire.clear()
+    assert quorum[1].leadership.progress[peer(3)].state == SNAPSHOT
+    if says_so:
+        quorum[1].unreachable(peer(3))
+    quorum.tick(1 if says_so else 45)
+    assert quorum.applied[3] == [b"a"]
 
 
 def test_an_old_snapshot_changes_nothing_and_one_that_is_all_here_only_commits():
