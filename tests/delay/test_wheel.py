@@ -77,7 +77,8 @@ class Story:
             replay.apply(self.log[offset])
         self.wheel = replay.finish()
         self.delivered = []
-        self.send_due()
+        for one in list(self.wheel.open.values()):
+            self.send(one.fired)
 
     def perhaps_crash(self):
         if self.rng.random() < self.crash_rate:
@@ -103,7 +104,7 @@ class Story:
         self.due[value] = due
         self.in_doubt.add(value)
         first = self.store([records.encode_parked(message)])
-        self.wheel.parked([message], first, self.now)
+        self.wheel.parked([message], first)
         self.in_doubt.discard(value)
 
     def hand(self):
@@ -112,7 +113,7 @@ class Story:
         target, origin = self.rng.choice(TARGETS), origin_of(OWNER, self.handing)
         message = Parked(due, NEW, -1, target, origin, None, value, [])
         if self.wheel.known([message]) is None:
-            self.wheel.parked([message], self.store([records.encode_parked(message)]), self.now)
+            self.wheel.parked([message], self.store([records.encode_parked(message)]))
         self.perhaps_crash()  # before the owner has its answer
         self.handing += 1
 
@@ -122,16 +123,9 @@ class Story:
             self.now += self.rng.randrange(-DAY, DAY)
 
     def deliver(self):
-        lead_ms = self.rng.choice((0, 20, MINUTE))
-        begun = []
-        for to, entries in self.wheel.take_due(self.now, lead_ms, self.rng.choice((1, 3, 50)), lambda to: to).items():
-            while entries and self.wheel.room(to):
-                count = self.rng.randrange(1, len(entries) + 1)
-                begun.append(self.wheel.fire(to, entries[:count]))
-                entries = entries[count:]
-            self.wheel.hold(to, entries)
+        due = self.wheel.take_due(self.now, self.rng.choice((1, 3, 50)), lambda target: target)
+        begun = [self.wheel.fire(to, entries) for to, entries in due.items()]
         if not begun:
-            self.send_due()
             return
         entries = [records.encode_fired(fired) for fired in begun]
         if self.delivered:
@@ -139,21 +133,11 @@ class Story:
             self.delivered = []
         first = self.store(entries)
         for at, fired in enumerate(begun):
-            self.wheel.fired_at(fired, first + at)
-        self.send_due()
-
-    def send_due(self):
-        """One batch after another to each target, if all of it is due."""
-        for target in list(self.wheel.open):
-            while target in self.wheel.open:
-                fired = self.wheel.open[target][0].fired
-                if max(due for due, _ in fired.pairs) > self.now:
-                    break
-                self.send(fired)
+            self.send(self.wheel.fired_at(fired, first + at))
 
     def send(self, fired):
         by_offset = {record.offset: record for record in self.log.values() if isinstance(record, Parked)}
-        messages = [by_offset[entry.offset] for entry in self.wheel.entries_of(fired)]
+        messages = [by_offset[entry.offset] for entry in self.wheel.open[fired.target].entries]
         self.perhaps_crash()
         before = len(self.partitions[fired.target].values)
         taken = self.partitions[fired.target].append(fired.epoch, fired.sequence, messages, self.now)
@@ -163,12 +147,9 @@ class Story:
             self.wheel.delivered(fired)
             self.delivered.append(fired.offset)
             return
-        old = [one.fired for one in self.wheel.open[fired.target]]
-        again = self.wheel.fire_again(fired.target, old, fired.epoch + 1, 0)
-        delivered = records.encode_delivered(one.offset for one in old)
-        first = self.store([*map(records.encode_fired, again), delivered])
-        for at, one in enumerate(again, first):
-            self.wheel.fired_at(one, at)
+        again = self.wheel.begin_anew(fired)
+        first = self.store([records.encode_fired(again), records.encode_delivered([fired.offset])])
+        self.send(self.wheel.fired_at(again, first))
 
     def cancel(self):
         waiting = list(self.wheel.entries((-1, -1), None))
@@ -193,9 +174,8 @@ class Story:
         offsets = {one.offset for one in found if isinstance(one, Fired)}
         again = [
             one.fired
-            for open_ in self.wheel.open.values()
-            if any(one.touches(offsets, kept) for one in open_)
-            for one in open_
+            for one in self.wheel.open.values()
+            if one.fired.offset in offsets or any(entry.number in kept for entry in one.entries)
         ]
         entries += [records.encode_fired(fired) for fired in again]
         known = [(to, *self.wheel.sequences[to]) for to in targets if to in self.wheel.sequences]
