@@ -11,6 +11,7 @@ import trio
 from dduomq.actors.actor import Reply
 from dduomq.actors.journal import Journal
 from dduomq.actors.wheel_cleaning import WheelCleaning
+from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import FindDelayed
 from dduomq.delay.records import Parked, Target
 from dduomq.delay.replay import Replay
