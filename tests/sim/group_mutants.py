@@ -1,7 +1,7 @@
 """Known bugs of groups, as changes to the product: the simulation must find each of them."""
 
-from dduomq.actors.coordinator import CoordinatorActor
 from dduomq.actors.coordinator_consumer import ConsumerMembers
+from dduomq.actors.coordinator_offsets import Offsets
 from dduomq.client.group_life import GroupLife
 from dduomq.client.progress import Progress
 from dduomq.groups.consumer import ConsumerGroup
@@ -46,7 +46,7 @@ GROUP_MUTANTS = {
     "a partition is given before it was let go": [(ConsumerGroup, "_reconcile", _give_at_once)],
     "heartbeats are answered and not stored": [(ConsumerMembers, "settle", _answer_and_store_nothing)],
     "a restart forgets who holds what": [(ConsumerMember, "restore", _restore_without_what_it_holds)],
-    "anybody may commit anything": [(CoordinatorActor, "_check_commit", _take_any_commit)],
+    "anybody may commit anything": [(Offsets, "_check_commit", _take_any_commit)],
     "sessions do not end": [(ConsumerMember, "heard", _is_never_late)],
     "a commit passes what is not done": [(Progress, "position", property(_all_that_was_handed_out))],
     "a silent member goes on": [(GroupLife, "_watch_session", _never)],
