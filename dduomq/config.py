@@ -43,6 +43,18 @@ class Address:
 
 
 @attrs.frozen
+class PeerAddress:
+    """A node of the cluster, and where the others reach it."""
+
+    node_id: int
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.node_id}@{Address('', self.host, self.port)}"
+
+
+@attrs.frozen
 class Option:
     """One configuration key: how it is read, its default, and what it does."""
 
@@ -96,6 +108,23 @@ def _addresses(text: str) -> tuple[Address, ...]:
     return tuple(parse_address(item) for item in text.split(",") if item)
 
 
+def _peers(text: str) -> tuple[PeerAddress, ...]:
+    """`ID@HOST:PORT,...`, each node once."""
+    found: dict[int, PeerAddress] = {}
+    for item in filter(None, text.split(",")):
+        number, at, place = item.partition("@")
+        if not at or not number.isdigit() or int(number) > 2**31 - 1:
+            raise ConfigError(f"a peer is written ID@HOST:PORT, like 1@127.0.0.1:{DEFAULT_PORT}, not {item!r}")
+        address = parse_address(place)
+        if int(number) in found:
+            raise ConfigError(f"node {number} stands there twice")
+        found[int(number)] = PeerAddress(int(number), address.host, address.port)
+    places = {(peer.host, peer.port) for peer in found.values()}
+    if len(places) < len(found):
+        raise ConfigError("two nodes have one address")
+    return tuple(found.values())
+
+
 def _functions(text: str) -> dict[str, Callable[..., Any]]:
     """`NAME=MODULE:FUNCTION,...`, imported; raises `ConfigError` for what is not there."""
     found = {}
@@ -135,12 +164,44 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "peers",
-        str,
+        _peers,
         "",
         "all nodes of the cluster, this one included; one node needs none",
         "--peers",
         "ID@HOST:PORT,...",
     ),
+    Option(
+        "cluster.secret",
+        str,
+        "",
+        "what the nodes of a cluster know of one another; wanted where a peer is on another machine",
+        "--cluster-secret",
+        "SECRET",
+    ),
+    Option(
+        "metadata",
+        str,
+        "embedded",
+        "where the cluster keeps its metadata: embedded, etcd://HOST:PORT,..., zk://HOST:PORT,...",
+        "--metadata",
+        "ENGINE",
+    ),
+    Option(
+        "registry",
+        str,
+        "embedded",
+        "who is told where the nodes are: embedded, static, etcd://..., zk://..., nacos://...",
+        "--registry",
+        "ENGINE",
+    ),
+    Option("zone", str, "", "where this node stands; replicas are spread over zones", "--zone", "NAME"),
+    Option(
+        "session.timeout.ms",
+        _integer(200, 3_600_000),
+        "1000",
+        "a node that is silent for so long leads nothing any more",
+    ),
+    Option("default.replication.factor", _integer(0, 1_000), "0", "replicas of a new topic; 0: three, where there are"),
     Option("plaintext.allowed", _boolean, "false", "listen beyond this machine without TLS"),
     Option(
         "log.level",
@@ -192,6 +253,7 @@ OPTIONS: tuple[Option, ...] = (
         metavar="NAME=MODULE:FUNCTION,...",
     ),
 )
+SECRETS = {"cluster.secret"}  # never shown
 _BY_KEY = {option.key: option for option in OPTIONS}
 _ATTRIBUTES = {"id": "node_id", "data": "data_dir"}
 
@@ -213,6 +275,13 @@ class Config:
     connections_idle_ms: int = limits.IDLE_TIMEOUT_MS
     requests_bytes_max: int = limits.IN_FLIGHT_BYTES_MAX
     assignors: Mapping[str, Callable[..., Any]] = attrs.field(factory=dict)
+    peers: tuple[PeerAddress, ...] = ()
+    cluster_secret: str = attrs.field(default="", repr=False)
+    metadata: str = "embedded"
+    registry: str = "embedded"
+    zone: str = ""
+    session_timeout_ms: int = 1_000
+    default_replication_factor: int = 0
     topic: Mapping[str, str] = attrs.field(factory=dict)
 
     @staticmethod
@@ -232,6 +301,7 @@ class Config:
             option: getattr(self, _ATTRIBUTES.get(option.key, option.key.replace(".", "_")), None) for option in OPTIONS
         }
         texts = {option: _as_text(value) for option, value in held.items() if value is not None}
+        texts |= {option: "(hidden)" for option in texts if option.key in SECRETS and texts[option]}
         return [(option.key, text, text == option.default, option.doc) for option, text in texts.items()]  # fmt: skip
 
 
@@ -250,7 +320,7 @@ def from_values(values: Mapping[str, str]) -> Config:
     config = Config(
         node_id=parsed["id"],
         data_dir=parsed["data"],
-        listen=parsed["listen"],
+        listen=_listen_as_peer(values, parsed),
         advertise=parsed["advertise"],
         log_level=parsed["log.level"],
         log_format=parsed["log.format"],
@@ -261,10 +331,17 @@ def from_values(values: Mapping[str, str]) -> Config:
         connections_idle_ms=parsed["connections.idle.ms"],
         requests_bytes_max=parsed["requests.bytes.max"],
         assignors=parsed["assignors"],
+        peers=parsed["peers"],
+        cluster_secret=parsed["cluster.secret"],
+        metadata=parsed["metadata"],
+        registry=parsed["registry"],
+        zone=parsed["zone"],
+        session_timeout_ms=parsed["session.timeout.ms"],
+        default_replication_factor=parsed["default.replication.factor"],
         topic=topic,
     )
     _check_listeners(config, plaintext_allowed=parsed["plaintext.allowed"])
-    _check_peers(config, parsed["peers"])
+    _check_peers(config)
     return config
 
 
@@ -279,7 +356,10 @@ def _as_text(value: object) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{name}={made.__module__}:{made.__name__}" for name, made in value.items())
     if isinstance(value, tuple):
-        return ",".join(str(item) if item.name == "default" else f"{item.name}={item}" for item in value)
+        names = (getattr(item, "name", "default") for item in value)
+        return ",".join(
+            str(item) if name == "default" else f"{name}={item}" for name, item in zip(names, value, strict=True)
+        )
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -297,10 +377,28 @@ def _check_listeners(config: Config, *, plaintext_allowed: bool) -> None:
             )
 
 
-def _check_peers(config: Config, peers: str) -> None:
-    others = [item for item in peers.split(",") if item and item.partition("@")[0] != str(config.node_id)]
-    if others:
-        raise ConfigError(f"--peers: this release runs one node; {', '.join(others)} can't join it. Leave --peers out")
+def _check_peers(config: Config) -> None:
+    """One node needs no peers; a cluster is known to each of its nodes whole, and to nobody else."""
+    if not config.peers:
+        return
+    own = [peer for peer in config.peers if peer.node_id == config.node_id]
+    if not own:
+        raise ConfigError(f"--peers names all nodes, this one included: add {config.node_id}@HOST:PORT, or mend --id")
+    far = [peer for peer in config.peers if not peer.host.startswith(LOOPBACK)]
+    if far and not config.cluster_secret:
+        raise ConfigError(
+            f"--peers: {far[0]} is on another machine, so the nodes must know one another: give all of them the same "
+            "--cluster-secret (or DDUOMQ_CLUSTER_SECRET in the environment)"
+        )
+
+
+def _listen_as_peer(values: Mapping[str, str], parsed: dict[str, Any]) -> tuple[Address, ...]:
+    """Where nothing is said of listening, a node listens where its peers look for it."""
+    own = [peer for peer in parsed["peers"] if peer.node_id == parsed["id"]]
+    if own and values["listen"] == _BY_KEY["listen"].default:
+        return (Address("default", own[0].host, own[0].port),)
+    listen: tuple[Address, ...] = parsed["listen"]
+    return listen
 
 
 def _checked(values: Mapping[str, str], where: str) -> Mapping[str, str]:

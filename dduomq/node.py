@@ -223,6 +223,8 @@ class _Builder:
         store = EmbeddedStore(self._files, f"{config.data_dir}/metadata", disk_client)
         await store.open()
         cluster_id, epoch = await self._identify(store)
+        if len(config.peers) > 1:
+            raise ConfigError("--peers: this release runs one node; leave --peers out")
         await _on_disk(ports.disk, lambda: directory.take_clean(self._files))
         world = PartitionWorld(ports.clock, self._files, MemoryFiles(), disk, janitor, self._log)
         routes = Routes()

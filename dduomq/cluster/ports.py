@@ -6,11 +6,12 @@ it. A transaction is applied whole or not at all.
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 
 from dduomq.errors import DduomqError
+from dduomq.ports import Buffer
 
 
 class MetadataConflict(DduomqError):
@@ -34,10 +35,26 @@ class MetadataUnknown(DduomqError):
     retriable = True
 
 
+class SessionLost(MetadataUnavailable):
+    """This node has no session with the metadata engine at the moment; nothing was applied."""
+
+    code = 1160
+
+
+class PeerUnavailable(DduomqError):
+    """Another node of the cluster can't be reached; whether it did what was asked is not known."""
+
+    code = 1161
+    retriable = True
+
+
 @attrs.frozen
 class Put:
+    """`is_ephemeral`: the key goes when this node's session ends; raises `SessionLost` without one."""
+
     key: str
     value: bytes
+    is_ephemeral: bool = False
 
 
 @attrs.frozen
@@ -77,6 +94,17 @@ class Resync:
     """The watcher fell behind, or has just begun: scan again, then go on with what follows."""
 
 
+class Session(Protocol):
+    """That a node is known to be alive. It is kept up in the background, and gone for good when it is lost."""
+
+    @property
+    def is_valid(self) -> bool:
+        """By this node's own clock, counted from when the last beat that was answered had been sent."""
+
+    async def wait_lost(self) -> None:
+        """Returns when the engine has ended it, or when by this node's own clock it may have."""
+
+
 class MetadataStore(Protocol):
     """Consistent. Every method may raise `MetadataUnavailable`, `txn` also Conflict and Unknown."""
 
@@ -89,3 +117,26 @@ class MetadataStore(Protocol):
 
     def watch(self, prefix: str) -> AbstractAsyncContextManager[AsyncIterator[Changed | Resync]]:
         """Changes in the order of each key, newest state only; begins with `Resync`."""
+
+    def session(self) -> AbstractAsyncContextManager[Session]:
+        """Begin this node's session, and end it, with all its ephemeral keys, at the end of the block. One at a time.
+
+        Raises `MetadataUnavailable`.
+        """
+
+
+class PeerLink(Protocol):
+    """The way to one other node. Bodies are values of `dduomq.wire.peer`."""
+
+    async def request(
+        self, body: object, payload: Sequence[Buffer] = (), *, timeout_s: float
+    ) -> tuple[Any, memoryview]:
+        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`."""
+
+    def send(self, body: object) -> bool:
+        """One way, without an answer; False if it was dropped, as the link is down or has too much to carry."""
+
+
+class PeerLinks(Protocol):
+    def link(self, node_id: int) -> PeerLink:
+        """Raises `PeerUnavailable` for a node that nobody knows."""

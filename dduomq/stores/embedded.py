@@ -12,7 +12,7 @@ import trio
 
 from dduomq.actors.disk import DiskClient
 from dduomq.cluster.metadata import Entry, MetadataState, decode_all, encode
-from dduomq.cluster.ports import Changed, MetadataUnavailable, Operation, Resync, Versioned
+from dduomq.cluster.ports import Changed, MetadataUnavailable, Operation, Resync, Session, Versioned
 from dduomq.errors import DduomqError, StorageError
 from dduomq.log.files import Files
 
@@ -115,6 +115,11 @@ class EmbeddedStore:
                     continue
 
     @asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """The store lives as long as its node, so the session does, too."""
+        yield _Lasting()
+
+    @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[AsyncIterator[Changed | Resync]]:
         send, receive = trio.open_memory_channel[Changed | Resync](WATCH_BACKLOG)
         send.send_nowait(Resync())
@@ -126,6 +131,15 @@ class EmbeddedStore:
             self._watchers.remove(entry)
             send.close()
             receive.close()
+
+
+class _Lasting:
+    """A session that nobody can take away."""
+
+    is_valid = True
+
+    async def wait_lost(self) -> None:
+        await trio.sleep_forever()
 
 
 async def _with_resync(

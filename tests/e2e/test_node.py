@@ -426,7 +426,11 @@ async def test_unknown_settings_of_an_embedded_node(tmp_path):
         (["--listen", "nowhere"], "HOST:PORT"),
         (["--listen", "0.0.0.0:1"], "plaintext.allowed"),
         (["--config", "/no/such/file.toml"], "No such file"),
-        (["--peers", "1@a:1,2@b:1"], "runs one node"),
+        (["--peers", "1@a:1,2@b:1"], "--cluster-secret"),
+        (["--peers", "2@a:1,3@b:1"], "this one included"),
+        (["--peers", "1@127.0.0.1:1,2"], "ID@HOST:PORT"),
+        (["--peers", "1@127.0.0.1:1,1@127.0.0.1:2"], "twice"),
+        (["--peers", "1@127.0.0.1:1,2@127.0.0.1:1"], "one address"),
     ],
 )
 def test_start_up_errors_are_one_line_and_exit_2(tmp_path, args, text):
