@@ -340,8 +340,8 @@ def from_values(values: Mapping[str, str]) -> Config:
         default_replication_factor=parsed["default.replication.factor"],
         topic=topic,
     )
-    _check_listeners(config, plaintext_allowed=parsed["plaintext.allowed"])
     _check_peers(config)
+    _check_listeners(config, plaintext_allowed=parsed["plaintext.allowed"])
     return config
 
 
