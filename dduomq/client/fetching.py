@@ -48,7 +48,7 @@ class Fetching:
         self._came = anyio.Event()
 
     async def next(self, partitions: Sequence[int], make: Make) -> list[Came]:
-        """What has come, as soon as anything has; [] if nothing has for as long as the request would wait, and a little.
+        """What has come, as soon as anything has; [] if nothing has for as long as the request may wait, and a little.
 
         `make(partitions)` is the request for those of one node.
         """

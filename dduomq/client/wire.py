@@ -96,7 +96,7 @@ class Wire:
         return await self.nodes.any()
 
     async def ask(self, body: object, timeout_ms: int) -> tuple[Any, memoryview]:
-        """(the answer's plain body, its payload), from where the request belongs; if that is elsewhere by now, from there.
+        """(the answer's plain body, its payload), from where the request belongs, or belongs by now.
 
         Raises the broker's error, `NetworkError` if nothing was carried out, `OutcomeUnknown`.
         """
