@@ -155,3 +155,6 @@ RAFT_ENTRIES_KEPT = 1_000  # behind a snapshot, for followers that are a little 
 RAFT_LEARNER_LAG_MAX = 100  # entries that a learner may be behind and still be given a vote
 RAFT_SNAPSHOT_BYTES_MAX = 64 * MIB
 RAFT_SEGMENT_BYTES = 4 * MIB  # of the write-ahead log; the write that fills it goes into it whole
+
+# a cluster
+CALLS_PER_DOOR_MAX = 256  # messages to one actor of another node that are under way

@@ -78,7 +78,8 @@ class Supervisor:
                     raise
         finally:
             mailbox.close()
-            self._watched.pop(mailbox.name, None)
+            if self._watched.get(mailbox.name) is watch:  # not its successor of the same name
+                del self._watched[mailbox.name]
 
     def statuses(self) -> list[ActorStatus]:
         return [watch.status() for watch in self._watched.values()]

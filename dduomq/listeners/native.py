@@ -10,10 +10,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 
-from dduomq.cluster.image import TopicRecord
-from dduomq.errors import CorruptMessage, DduomqError, InvalidRequest, Overloaded, UnknownServerError, WireError
+from dduomq.cluster.image import NO_LEADER, PartitionRecord, TopicRecord
+from dduomq.errors import (
+    CorruptMessage,
+    DduomqError,
+    InvalidRequest,
+    LeaderNotAvailable,
+    Overloaded,
+    UnknownServerError,
+    WireError,
+)
 from dduomq.limits import (
     FRAME_BYTES_MAX,
     FRAME_BYTES_MAX_UNGREETED,
@@ -190,8 +199,7 @@ def _produced_part(result: Result) -> native.ProducedPart:
 def _topic_metadata(services: Services, record: TopicRecord) -> native.TopicMetadata:
     route = services.routes.table.get(record.name)
     settings = services.admin.settings_of(record) if route is None else route.settings
-    count = record.partitions if route is None else len(route.partitions)
-    partitions = tuple(native.PartitionMetadata(0, at, services.node_id, services.leader_epoch) for at in range(count))
+    partitions = () if route is None else tuple(map(_partition_metadata, route.records))
     return native.TopicMetadata(
         0,
         None,
@@ -203,6 +211,11 @@ def _topic_metadata(services: Services, record: TopicRecord) -> native.TopicMeta
         settings.message_ttl_ms,
         settings.message_ttl_action.value,
     )
+
+
+def _partition_metadata(record: PartitionRecord) -> native.PartitionMetadata:
+    code = LeaderNotAvailable.code if record.leader == NO_LEADER else 0
+    return native.PartitionMetadata(code, record.partition, record.leader, record.leader_epoch)
 
 
 async def _metadata(services: Services, context: Context, body: native.Metadata) -> native.MetadataAnswer:
@@ -222,9 +235,8 @@ async def _metadata(services: Services, context: Context, body: native.Metadata)
             topics.append(_topic_metadata(services, record))
         except DduomqError as error:
             topics.append(native.TopicMetadata(error.code, error.message, name, "", False, 0, ()))
-    host, port = services.advertised(context.listener)
-    nodes = (native.NodeAddress(services.node_id, host, port),)
-    return native.MetadataAnswer(services.cluster_id, services.node_id, nodes, tuple(topics))
+    nodes = tuple(native.NodeAddress(*attrs.astuple(node)) for node in services.nodes(context.listener))
+    return native.MetadataAnswer(services.cluster_id, services.controller(), nodes, tuple(topics))
 
 
 async def _init_producer(services: Services, _context: Context, body: native.InitProducer) -> native.ProducerIdentity:
@@ -270,6 +282,7 @@ async def _describe_topic(services: Services, context: Context, body: native.Des
     services.gate.admit(context, Operation.DESCRIBE, body.name)
     record = services.admin.route(body.name).record
     partitions = []
+    leaders = [held.leader for held in services.routes.table[body.name].records]
     for at, state in enumerate(await services.admin.describe(body.name)):
         log = state.log
         marks = (-1,) * 6
@@ -277,9 +290,7 @@ async def _describe_topic(services: Services, context: Context, body: native.Des
             first = (log.log_start_offset, log.log_end_offset, log.high_watermark)
             marks = (*first, log.flushed_offset, log.size_bytes, log.segments)
         partitions.append(
-            native.PartitionDescription(
-                at, services.node_id, state.leader_epoch, *marks, state=state.reason or state.state
-            )
+            native.PartitionDescription(at, leaders[at], state.leader_epoch, *marks, state=state.reason or state.state)
         )
     config = tuple(native.ConfigEntry(c.key, c.value, c.is_default, c.doc) for c in services.admin.config_of(body.name))
     return native.TopicDescription(record.name, record.topic_id, tuple(partitions), config)

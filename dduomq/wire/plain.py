@@ -4,7 +4,8 @@ Fields may be added at the end: unknown trailing ones are ignored, missing ones 
 `from_plain` raises `WireError` or returns a value, nothing else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -71,6 +72,16 @@ def _tuple_of(items: tuple[Any, ...]) -> _Reader:
     return read_fixed
 
 
+def _enumerated(kind: type[StrEnum]) -> _Reader:
+    def read(plain: Any) -> Any:
+        try:
+            return kind(_exactly(str)(plain))
+        except ValueError:
+            raise WireError(f"{plain!r} is none of {', '.join(kind)}") from None
+
+    return read
+
+
 def _string_map(plain: Any) -> Any:
     if type(plain) is not dict or not all(type(k) is str and type(v) is str for k, v in plain.items()):
         raise WireError("a map of strings was expected")
@@ -86,6 +97,10 @@ def _reader(hint: Any) -> _Reader:
         return lambda plain: None if plain is None else inner(plain)
     if origin is not None and issubclass(origin, Mapping):
         return _string_map
+    if origin is not None and issubclass(origin, Sequence):
+        return _tuple_of((arguments[0], ...))
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return _enumerated(hint)
     if attrs.has(hint):
         return lambda plain: from_plain(hint, plain)
     return _exactly(hint)
@@ -97,6 +112,11 @@ def _class_reader(cls: type) -> tuple[tuple[_Reader, ...], int]:
     fields = attrs.fields(cls)
     required = sum(field.default is attrs.NOTHING for field in fields)
     return tuple(_reader(hints[field.name]) for field in fields), required
+
+
+def read_as(hint: Any, plain: Any) -> Any:
+    """The value of the annotated type `hint` that `plain` stands for; raises `WireError`."""
+    return _reader(hint)(plain)
 
 
 def from_plain(cls: type[T], plain: Any) -> T:
