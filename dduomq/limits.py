@@ -158,3 +158,17 @@ RAFT_SEGMENT_BYTES = 4 * MIB  # of the write-ahead log; the write that fills it 
 
 # a cluster
 CALLS_PER_DOOR_MAX = 256  # messages to one actor of another node that are under way
+# nodes of a cluster, to one another
+LINK_REQUESTS_MAX = (
+    192  # under way to one node; fewer than a connection is served at once, so nothing waits behind them
+)
+LINK_REQUEST_BYTES_MAX = 32 * MIB  # of them that were not sent yet
+LINK_MESSAGES_BYTES_MAX = 16 * MIB  # one way, not sent yet; beyond that the oldest are dropped
+LINK_BACKOFF_MS = 50
+LINK_BACKOFF_MS_MAX = 1_000
+LINK_DIAL_TIMEOUT_MS = 2_000  # until both sides have proved who they are
+LINK_PING_MS = 1_000  # a connection on which nothing comes is asked whether it still stands
+LINK_SILENCE_MS = 3_000  # then it does not
+LINK_PIECE_BYTES = 8 * MIB  # a larger message of the quorum is sent in pieces
+LINKS_MAX = 1_000
+PEER_REQUEST_BYTES_MAX = 256 * MIB  # of requests from other nodes that are held at once

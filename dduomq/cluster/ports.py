@@ -133,7 +133,7 @@ class PeerLink(Protocol):
     ) -> tuple[Any, memoryview]:
         """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`."""
 
-    def send(self, body: object) -> bool:
+    def send(self, body: object, payload: Sequence[Buffer] = ()) -> bool:
         """One way, without an answer; False if it was dropped, as the link is down or has too much to carry."""
 
 

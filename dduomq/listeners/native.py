@@ -34,15 +34,24 @@ from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
 from dduomq.listeners.frames import NATIVE, Frame, FrameCutter, FrameReader
+from dduomq.listeners.peer import PeerSession
 from dduomq.listeners.produce import PendingProduce, Result, append
 from dduomq.listeners.push import PushStream
 from dduomq.listeners.services import Services
-from dduomq.wire import frame, native
+from dduomq.wire import frame, native, peer
 from dduomq.wire import native_groups as native_wire
 from dduomq.wire.native_queue import TakeRecords
 
 SERVER = "dduomq"
 TIMEOUT_MS_MAX = 300_000
+
+
+class _IsPeer(Exception):
+    """It is another node that has come: the connection is handed on."""
+
+    def __init__(self, header: list[object]) -> None:
+        super().__init__()
+        self.header = header
 
 
 class NativeSession:
@@ -74,12 +83,24 @@ class NativeSession:
     async def run(self, nursery: trio.Nursery, first: bytes) -> None:
         """Serve until the client goes. Raises `WireError` for bytes that are not the protocol."""
         self._nursery = nursery
-        await FrameReader(self._connection, self._services.scratch, self._cutter, self._dispatch).run(first)
+        services = self._services
+        try:
+            await FrameReader(self._connection, services.scratch, self._cutter, self._dispatch).run(first)
+        except _IsPeer as found:
+            hello = found.header
+        else:
+            return
+        if services.peers is None:
+            raise WireError("this node is in no cluster")
+        await PeerSession(self._connection, services.peers).run(nursery, services.scratch, hello)
 
     # --- requests -----------------------------------------------------------------------------------
 
     async def _dispatch(self, request: Frame) -> None:
-        correlation, timeout_ms, body = native.read_request(frame.read_header(request.header))
+        header = frame.read_header(request.header)
+        if not self._greeted and peer.is_hello(header):
+            raise _IsPeer(header)
+        correlation, timeout_ms, body = native.read_request(header)
         if not self._greeted:
             self._greet(correlation, body)
             request.release()

@@ -14,6 +14,7 @@ from dduomq.actors.groups import Groups
 from dduomq.actors.routes import Routes
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers
+from dduomq.listeners.peer import PeerServer
 from dduomq.ports import Clock
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Services:
     groups: Groups
     delays: Delays
     topics: GroupTopics
+    peers: PeerServer | None = None  # None: no other nodes come to this one
     share_sessions: "dict[Member, ShareSession]" = attrs.field(factory=dict)  # of all connections
 
     def node(self, listener: str, node_id: int) -> ClientAddress | None:
