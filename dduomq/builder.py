@@ -118,10 +118,13 @@ class Builder:
         self._gate = gate
         self._files = cast(Files, ports.files)
         self._router = Mailbox("router", messages_max=DISK_MAILBOX_MESSAGES)
+        self._cluster_id = ""
 
     async def open_directory(self, stack: AsyncExitStack) -> DataDir:
         """Lock the data directory and learn who it is."""
         config, rng = self._config, self._ports.rng
+        if len(config.peers) > 1:
+            raise ConfigError("--peers: this release runs one node; leave --peers out")
         new_id = f"{rng.getrandbits(128):032x}"
         directory: DataDir = await _on_disk(
             self._ports.disk,
@@ -150,9 +153,6 @@ class Builder:
             async with open_flat_nursery() as nursery:
                 async with open_flat_nursery() as doors:
                     node = await self.start(nursery, doors, directory, listeners)
-                    for listener, address in zip(listeners, self._config.listen, strict=True):
-                        doors.start_soon(node.server.serve, listener, address.name, doors)
-                    doors.start_soon(node.server.sweep)
                     task_status.started(node)
                     await stopping.wait()
                     doors.cancel_scope.cancel()
@@ -170,32 +170,53 @@ class Builder:
         janitor = Mailbox("janitor", messages_max=DISK_MAILBOX_MESSAGES)
         chores = Chores(Flush(), Checkpoint(), Retain())
         supervisor.start(janitor, lambda box: JanitorActor(box, chores, config.retention_check_interval_ms))
-        disk_client = DiskClient(disk)
-        store = EmbeddedStore(self._files, f"{config.data_dir}/metadata", disk_client)
-        await store.open()
-        cluster_id, epoch = await self._identify(store)
-        if len(config.peers) > 1:
-            raise ConfigError("--peers: this release runs one node; leave --peers out")
-        await _on_disk(ports.disk, lambda: directory.take_clean(self._files))
-        world = PartitionWorld(ports.clock, self._files, MemoryFiles(), disk, janitor, self._log)
-        routes = Routes(config.node_id)
+        store = EmbeddedStore(self._files, f"{config.data_dir}/metadata", DiskClient(disk))
         addresses = tuple(
             Address(asked.name, listener.host, listener.port)
             for asked, listener in zip(config.listen, listeners, strict=True)
         )
+        services = self._services(nursery, supervisor, store, disk, addresses)
+        server = Server(services)
+        for listener, address in zip(listeners, config.listen, strict=True):
+            doors.start_soon(server.serve, listener, address.name, doors)
+        doors.start_soon(server.sweep)
+        await store.open()
+        self._cluster_id, epoch = await self._identify(store)
+        await _on_disk(ports.disk, lambda: directory.take_clean(self._files))
+        world = PartitionWorld(ports.clock, self._files, MemoryFiles(), disk, janitor, self._log)
+        topics_directory = f"{config.data_dir}/topics"
+
+        def on_change() -> None:
+            services.groups.follow()
+            services.delays.follow()
+
+        setup = RouterSetup(
+            world, supervisor, topics_directory, epoch, directory.clean, services.admin.settings_of, None, on_change
+        )
+        await self._sweep_leftovers(store, topics_directory)
+        supervisor.start(self._router, lambda box: RouterActor(box, setup, services.routes))
+        await self._first_look(store)
+        nursery.start_soon(self._follow_topics, store)
+        nursery.start_soon(self._tick, janitor)
+        services.ready.set()
+        return Node(config.node_id, self._cluster_id, addresses, services, server, supervisor, doors)
+
+    def _services(
+        self,
+        nursery: trio.Nursery,
+        supervisor: Supervisor,
+        store: MetadataStore,
+        disk: Mailbox,
+        addresses: tuple[Address, ...],
+    ) -> Services:
+        """What the listeners ask, before anything of it runs."""
+        ports, config = self._ports, self._config
+        routes, alarms = Routes(config.node_id), Alarms()
+        nursery.start_soon(alarms.run)
         admin = Admin(
             store=store, routes=routes, router=self._router, clock=ports.clock, rng=ports.rng, log=self._log,
             defaults=TopicDefaults(config.default_partitions, config.auto_create_topics, config.topic),
         )  # fmt: skip
-        topics_directory = f"{config.data_dir}/topics"
-        setup = RouterSetup(world, supervisor, topics_directory, epoch, directory.clean, admin.settings_of)
-        await self._sweep_leftovers(store, topics_directory)
-        supervisor.start(self._router, lambda box: RouterActor(box, setup, routes))
-        await self._first_look(store)
-        nursery.start_soon(self._follow_topics, store)
-        nursery.start_soon(self._tick, janitor)
-        alarms = Alarms()
-        nursery.start_soon(alarms.run)
         topics = GroupTopics(admin, routes, self._log, nursery.start_soon)
         delays = Delays(
             admin, supervisor, ports.clock, disk, alarms, routes, topics, self._log, nursery.start_soon, None
@@ -204,15 +225,12 @@ class Builder:
             ports.clock, ports.rng, disk, alarms, routes, self._log, topics, delays.wheel_now, config.assignors
         )
         groups = Groups(admin, supervisor, shared, None)
-        groups.follow()
-        delays.follow()
-        services = Services(
-            ports.clock, routes, admin, self._gate, Buffers(config.requests_bytes_max), disk_client,
-            config.node_id, cluster_id, self._nodes(addresses), lambda: config.node_id, self._log,
-            bytearray(SCRATCH_BYTES), config.connections_max, config.connections_idle_ms, config.data_dir,
+        return Services(
+            ports.clock, routes, admin, self._gate, Buffers(config.requests_bytes_max), DiskClient(disk),
+            config.node_id, lambda: self._cluster_id, trio.Event(), self._nodes(addresses), lambda: config.node_id,
+            self._log, bytearray(SCRATCH_BYTES), config.connections_max, config.connections_idle_ms, config.data_dir,
             tuple(ConfigValue(*entry) for entry in config.entries()), groups, delays, topics,
         )  # fmt: skip
-        return Node(config.node_id, cluster_id, addresses, services, Server(services), supervisor, doors)
 
     async def _identify(self, store: MetadataStore) -> tuple[str, int]:
         """The cluster's id, minted at the very first start, and this leadership's epoch."""

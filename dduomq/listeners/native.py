@@ -102,6 +102,7 @@ class NativeSession:
             raise _IsPeer(header)
         correlation, timeout_ms, body = native.read_request(header)
         if not self._greeted:
+            await self._services.ready.wait()
             self._greet(correlation, body)
             request.release()
             return
@@ -128,7 +129,7 @@ class NativeSession:
         self._cutter.frame_bytes_max = FRAME_BYTES_MAX
         self._context = Context("anonymous", body.client, self._context.listener, self._context.peer)
         answer = native.HelloAnswer(
-            native.PROTOCOL_VERSION, SERVER, services.node_id, services.cluster_id, FRAME_BYTES_MAX
+            native.PROTOCOL_VERSION, SERVER, services.node_id, services.cluster_id(), FRAME_BYTES_MAX
         )
         self._connection.send(frame.write(native.answer_header(correlation, answer)))
 
@@ -257,7 +258,7 @@ async def _metadata(services: Services, context: Context, body: native.Metadata)
         except DduomqError as error:
             topics.append(native.TopicMetadata(error.code, error.message, name, "", False, 0, ()))
     nodes = tuple(native.NodeAddress(*attrs.astuple(node)) for node in services.nodes(context.listener))
-    return native.MetadataAnswer(services.cluster_id, services.controller(), nodes, tuple(topics))
+    return native.MetadataAnswer(services.cluster_id(), services.controller(), nodes, tuple(topics))
 
 
 async def _init_producer(services: Services, _context: Context, body: native.InitProducer) -> native.ProducerIdentity:

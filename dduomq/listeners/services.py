@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import structlog
+import trio
 
 from dduomq.actors.admin import Admin, ConfigValue
 from dduomq.actors.delays import Delays
@@ -34,7 +35,8 @@ class ClientAddress:
 class Services:
     """`nodes(listener)` are those that are alive, with the addresses that clients of that listener are told to use;
     `controller()` is the number of the one that decides who leads, -1 while there is none; `settings` are the node's
-    own, as an operator would write them.
+    own, as an operator would write them. Clients are served from `ready` on, and wait until then; other nodes are not
+    kept waiting, as without them this one may never be.
     """
 
     clock: Clock
@@ -44,7 +46,8 @@ class Services:
     buffers: Buffers
     disk: DiskClient
     node_id: int
-    cluster_id: str
+    cluster_id: Callable[[], str]
+    ready: trio.Event
     nodes: Callable[[str], Sequence[ClientAddress]]
     controller: Callable[[], int]
     log: structlog.stdlib.BoundLogger

@@ -22,7 +22,8 @@ def door(peers: PeerServer) -> Server:
     """The real listener, for a node that serves its peers alone."""
     bare = SimpleNamespace(
         peers=peers, log=peers.log, buffers=Buffers(64 * MIB), scratch=bytearray(SCRATCH_BYTES),
-        connections_max=CONNECTIONS_MAX, connections_idle_ms=IDLE_TIMEOUT_MS, node_id=peers.book.node_id,
+        ready=trio.Event(), connections_max=CONNECTIONS_MAX, connections_idle_ms=IDLE_TIMEOUT_MS,
+        node_id=peers.book.node_id,
     )  # fmt: skip
     return Server(cast(Services, bare))
 

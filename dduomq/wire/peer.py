@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dduomq.errors import WireError
-from dduomq.wire import peer_hello, peer_metadata
+from dduomq.wire import peer_calls, peer_hello, peer_metadata
 from dduomq.wire.plain import from_plain, to_plain
 
-_FILES = (peer_hello, peer_metadata)
+_FILES = (peer_hello, peer_metadata, peer_calls)
 FIRST_NUMBER = 100
 REQUESTS: Mapping[int, tuple[type, type | None]] = {
     number: pair for file in _FILES for number, pair in file.REQUESTS.items()

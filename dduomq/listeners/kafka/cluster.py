@@ -63,11 +63,11 @@ async def describe_cluster(asking: Asking) -> Body:
         return {
             "error_code": MISMATCHED_ENDPOINT_TYPE if kind == CONTROLLERS else UNSUPPORTED_ENDPOINT_TYPE,
             "error_message": "there are no controllers apart from the nodes",
-            "cluster_id": services.cluster_id, "brokers": [],
+            "cluster_id": services.cluster_id(), "brokers": [],
         }  # fmt: skip
     return {
         "error_code": 0,
-        "cluster_id": services.cluster_id,
+        "cluster_id": services.cluster_id(),
         "controller_id": services.controller(),
         "brokers": [
             {"broker_id": node.node_id, "host": node.host, "port": node.port}

@@ -44,7 +44,7 @@ async def metadata(asking: Asking) -> Body:
             {"node_id": node.node_id, "host": node.host, "port": node.port}
             for node in services.nodes(asking.context.listener)
         ],
-        "cluster_id": services.cluster_id,
+        "cluster_id": services.cluster_id(),
         "controller_id": services.controller(),
         "topics": topics,
     }  # fmt: skip
