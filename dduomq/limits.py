@@ -142,6 +142,21 @@ FILTER_STEPS_MAX = 250_000  # that all LIKEs of a filter may take for one record
 FILTER_VALUE_BYTES_MAX = 64 * KIB  # a header or key that is longer is NULL to a filter
 FILTER_NUMBER_CHARACTERS_MAX = 64  # a longer number is none
 
+# replicas
+REPLICA_LAG_MAX_MS = 10_000  # a follower that is behind for so long is in sync no more
+REPLICA_CHECK_MS = 1_000  # so often a leader looks for those
+REPLICA_FETCH_WAIT_MS = 500
+REPLICA_FETCH_WAIT_MS_SHORT = 20  # of the last fetch that may be on its way: who comes next must not wait long
+REPLICA_FETCHES_MAX = 8  # on their way from one node to one other
+REPLICA_FETCH_BYTES_MAX = 8 * MIB
+REPLICA_PART_BYTES_MAX = 1 * MIB
+REPLICA_BACKOFF_MS = 50
+REPLICA_BACKOFF_MS_MAX = 2_000
+REPLICA_REQUEST_TIMEOUT_MS = 10_000  # beyond the wait that was asked for
+ISR_CHANGES_AT_ONCE = 64  # in one transaction
+ISR_BACKOFF_MS = 100
+ISR_BACKOFF_MS_MAX = 2_000
+
 # the metadata quorum
 RAFT_MEMBERS_MAX = 1_000  # voters and learners
 RAFT_BATCH_BYTES_MAX = 1 * MIB  # entries of one message; a larger entry goes alone

@@ -22,6 +22,7 @@ LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
 # Rooms of one layer that may import one another.
 SAME_LAYER = {
     ("stores", "actors"),  # the embedded store writes through the disk actor
+    ("replica", "log"),  # what parts a follower's log from its leader's is the history of its epochs
     ("blocking", "client"),
     ("dump", "dumping"),
     *((a, b) for a in LAYERS[5] for b in ("config", "observe", "system", "builder", "node", "run")),
