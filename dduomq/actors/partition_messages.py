@@ -7,7 +7,6 @@ import attrs
 import trio
 
 from dduomq.actors.actor import Message
-from dduomq.cluster.image import PartitionRecord
 from dduomq.log.files import Lease
 from dduomq.log.plog import LogDescription, PendingBatch
 from dduomq.log.producers import ProducerState
@@ -87,14 +86,6 @@ class Purge(Message):
 @attrs.frozen(kw_only=True)
 class Configure(Message):
     settings: TopicSettings
-
-
-@attrs.frozen(kw_only=True)
-class Assign(Message):
-    """Who keeps and leads the partition now. `version`: of its record's key in the metadata."""
-
-    record: PartitionRecord
-    version: int
 
 
 @attrs.frozen(kw_only=True)

@@ -27,7 +27,8 @@ from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.janitor import Joined, Left
 from dduomq.actors.partition import PartitionActor, PartitionSpec, PartitionWorld
-from dduomq.actors.partition_messages import Assign, Close, Configure
+from dduomq.actors.partition_messages import Close, Configure
+from dduomq.actors.replica_messages import Assign
 from dduomq.actors.routes import Routes, TopicRoute
 from dduomq.actors.supervisor import Supervisor
 from dduomq.cluster.image import NO_LEADER, PartitionRecord, TopicRecord
@@ -273,6 +274,8 @@ class RouterActor(Actor):
             settings,
             seen.record.leader_epoch,
             setup.clean,
+            seen.record if seen.version else None,
+            seen.version,
         )
         mailbox = Mailbox(name)
         self._opening.add(name)
@@ -280,10 +283,11 @@ class RouterActor(Actor):
         lives = count()
 
         def make(box: Mailbox) -> PartitionActor:
-            """One that comes after a crash may trust nothing, and has the settings of now."""
-            route = self._routes.table.get(record.name)
+            """One that comes after a crash may trust nothing, and has the settings and the role of now."""
+            route, held = self._routes.table.get(record.name), self._held.get((record.topic_id, at), seen)
             now = spec if not next(lives) else attrs.evolve(
-                spec, clean=False, settings=settings if route is None else route.settings
+                spec, clean=False, settings=settings if route is None else route.settings,
+                record=spec.record and held.record, record_version=held.version,
             )  # fmt: skip
             return PartitionActor(box, now, setup.world, lambda _result: self.mailbox.post(opened))
 
