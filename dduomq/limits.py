@@ -37,6 +37,11 @@ SEND_STALL_TIMEOUT_MS = 60_000  # a client that reads nothing for so long is cut
 FETCH_WAIT_MS_MAX = 60_000
 FETCH_BYTES_MAX = 8 * MIB
 
+# a client's view of the cluster
+CLIENT_NODES_MAX = 1_000
+CLIENT_TOPICS_MAX = 100_000  # whose leaders it remembers
+CLIENT_COORDINATORS_MAX = 10_000
+
 # actors
 MAILBOX_MESSAGES_MAX = 4_096
 MAILBOX_BYTES_MAX = 64 * MIB

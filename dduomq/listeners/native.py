@@ -29,7 +29,7 @@ from dduomq.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
-from dduomq.listeners import native_delay, native_groups, native_letters, native_queue, native_schedule
+from dduomq.listeners import native_delay, native_groups, native_letters, native_queue, native_routes, native_schedule
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
@@ -337,6 +337,7 @@ HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] =
     **native_letters.HANDLERS,
     **native_schedule.HANDLERS,
     **native_queue.HANDLERS,
+    **native_routes.HANDLERS,
     native.Metadata: _metadata,
     native.ListOffsets: list_offsets,
     native.InitProducer: _init_producer,
