@@ -294,13 +294,6 @@ class CoordinatorLoading(DduomqError):
     retriable = True
 
 
-class NotCoordinator(DduomqError):
-    """This node does not coordinate the group; ask who does."""
-
-    code = 16
-    retriable = True
-
-
 class IllegalGeneration(DduomqError):
     """The group has been shared out anew since; join again."""
 

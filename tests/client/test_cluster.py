@@ -259,7 +259,7 @@ async def test_a_reader_follows_all_leaders(autojump_clock):
 
         async def read():
             async for record in reader:
-                seen.append((record.partition, value(record)))
+                seen.append((record.partition, value(record)))  # noqa: PERF401  # it is looked at meanwhile
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
