@@ -203,7 +203,7 @@ class NativeSession:
             if len(view) != part.size:
                 reply.fail(CorruptMessage(f"a part says it has {part.size} bytes, {len(view)} are left"))
                 continue
-            await append(self._services, self._context, part.topic, part.partition, view, deadline, reply)
+            await append(self._services, self._context, part.topic, part.partition, view, deadline, reply, body.acks)
 
 
 def _produced_part(result: Result) -> native.ProducedPart:
