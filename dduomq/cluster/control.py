@@ -85,7 +85,7 @@ def missing(topic: TopicState, held: Collection[int]) -> Sequence[int]:
 
 
 def elect(record: PartitionRecord, state: ClusterState, *, unclean: bool) -> PartitionRecord:
-    """An election that somebody asks for: of the preferred replica, or `unclean` of any that lives if none in sync does.
+    """An election that somebody asks for: of the preferred replica; `unclean`: of any that lives if none in sync does.
 
     Raises `ElectionNotNeeded`, `PreferredLeaderNotAvailable`, `EligibleLeadersNotAvailable`.
     """

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
-from dduomq.cluster.image import NodeRecord, PartitionRecord
+from dduomq.cluster.image import NO_LEADER, NodeRecord, PartitionRecord, TopicRecord
 from dduomq.errors import InvalidReplicaAssignment, InvalidReplicationFactor
 
 DEFAULT_FACTOR = 3
@@ -68,23 +68,47 @@ def factor_of(nodes: int, wanted: int = 0, default: int = 0) -> int:
     return wanted
 
 
-def place(nodes: Sequence[NodeRecord], partitions: int, factor: int, load: Load | None = None) -> list[tuple[int, ...]]:
+def place(
+    nodes: Sequence[NodeRecord],
+    partitions: int,
+    factor: int,
+    load: Load | None = None,
+    absent: Collection[int] = (),
+) -> list[tuple[int, ...]]:
     """The replicas of each of so many new partitions; the first is the preferred leader.
 
     Leaders go round, each topic evenly; replicas go to zones that the partition is not in yet, and then to nodes that
-    keep few. A node that is draining gets one only if there are not enough others. Raises `InvalidReplicationFactor`.
+    keep few. A node that is draining gets one only if there are not enough others, and then one that is known but
+    `absent`. Raises `InvalidReplicationFactor`.
     """
-    factor_of(len(nodes), factor)
-    ready = [node for node in nodes if not node.is_draining]
-    usable = sorted(ready if len(ready) >= factor else nodes, key=lambda node: node.node_id)
-    return _Round(usable, load or Load()).place(partitions, factor)
+    factor_of(len(nodes) + len(absent), factor)
+    tiers = {node.node_id: int(node.is_draining) for node in nodes}
+    zones = {node.node_id: node.zone for node in nodes}
+    for node in absent:
+        tiers.setdefault(node, 2)
+        zones.setdefault(node, "")
+    return _Round(tiers, zones, load or Load()).place(partitions, factor)
+
+
+def new_records(
+    topic: TopicRecord, assignment: Sequence[Sequence[int]], alive: Collection[int], first: int = 0
+) -> list[PartitionRecord]:
+    """The records of new partitions, numbered from `first`: whoever lives is in sync, as there is nothing yet."""
+    made = []
+    for at, replicas in enumerate(assignment, first):
+        isr = tuple(node for node in replicas if node in alive) or tuple(replicas)
+        leader = isr[0] if isr[0] in alive else NO_LEADER
+        made.append(PartitionRecord(topic.name, topic.topic_id, at, tuple(replicas), leader, 0, isr))
+    return made
 
 
 class _Round:
-    """The partitions of one topic, one after the other."""
+    """The partitions of one topic, one after the other. `tiers`: whom to take first."""
 
-    def __init__(self, nodes: Sequence[NodeRecord], load: Load) -> None:
-        self._zones = {node.node_id: node.zone for node in nodes}
+    def __init__(self, tiers: Mapping[int, int], zones: Mapping[int, str], load: Load) -> None:
+        self._ids = sorted(zones)
+        self._tiers = tiers
+        self._zones = zones
         self._load = load
         self._leads: Counter[int] = Counter()
         self._keeps: Counter[int] = Counter()
@@ -94,31 +118,35 @@ class _Round:
         return [self._one(factor) for _ in range(partitions)]
 
     def _one(self, factor: int) -> tuple[int, ...]:
-        load, ids = self._load, list(self._zones)
-        leader = min(
-            ids,
-            key=lambda n: (self._leads[n], load.leaders.get(n, 0) + self._leads[n], self._keeps[n], self._total(n), n),
-        )
+        leader = min(self._ids, key=self._as_leader)
         chosen = [leader]
         while len(chosen) < factor:
             used = Counter(self._zones[node] for node in chosen)
-            turn = ids.index(chosen[-1])
-            chosen.append(
-                min(
-                    (node for node in ids if node not in chosen),
-                    key=lambda n: (
-                        used[self._zones[n]],
-                        self._keeps[n],
-                        self._total(n),
-                        self._pairs[leader, n],
-                        (ids.index(n) - turn) % len(ids),
-                    ),
+            turn = self._ids.index(chosen[-1])
+            ranks = {
+                node: (
+                    self._tiers[node],
+                    used[self._zones[node]],
+                    self._keeps[node],
+                    self._total(node),
+                    self._pairs[leader, node],
+                    (at - turn) % len(self._ids),
                 )
-            )
+                for at, node in enumerate(self._ids)
+                if node not in chosen
+            }
+            chosen.append(min(ranks, key=ranks.__getitem__))
         self._leads[leader] += 1
         self._keeps.update(chosen)
         self._pairs.update((leader, node) for node in chosen[1:])
         return tuple(chosen)
+
+    def _as_leader(self, node: int) -> tuple[int, ...]:
+        leads = self._leads[node]
+        return (
+            self._tiers[node], leads, self._load.leaders.get(node, 0) + leads, self._keeps[node], self._total(node),
+            node,
+        )  # fmt: skip
 
     def _total(self, node: int) -> int:
         return self._load.replicas.get(node, 0) + self._keeps[node]
