@@ -173,6 +173,12 @@ class InvalidReplicationFactor(DduomqError):
     code = 38
 
 
+class InvalidReplicaAssignment(DduomqError):
+    """The replicas that were chosen can't be had: an unknown node, one twice, or none."""
+
+    code = 39
+
+
 class InvalidConfig(DduomqError):
     """A configuration key or value is not allowed."""
 

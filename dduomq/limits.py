@@ -192,3 +192,16 @@ LINK_SILENCE_MS = 3_000  # then it does not
 LINK_PIECE_BYTES = 8 * MIB  # a larger message of the quorum is sent in pieces
 LINKS_MAX = 1_000
 PEER_REQUEST_BYTES_MAX = 256 * MIB  # of requests from other nodes that are held at once
+# the cluster
+TXN_OPERATIONS_MAX = 30  # of one transaction; the smallest limit of an engine is 32
+CONTROLLER_BATCH_PARTITIONS = 14  # changed by one transaction: two operations each, and the check of the epoch
+CONTROLLER_BATCHES_MAX = 16  # transactions that a controller has under way
+CONTROLLER_DECISIONS_MAX = 200  # taken before others have their turn
+CONTROLLER_TICK_MS = 1_000
+CONTROLLER_RETRY_MS = 50  # doubled with each failure in a row
+CONTROLLER_RETRY_MS_MAX = 2_000
+ORPHAN_GRACE_MS = 120_000  # records of a topic that is not there may belong to one that is being made
+TOPIC_MAKING_MS_MAX = 30_000  # so it takes no longer than that
+PREFERRED_GRACE_MS = 10_000  # a preferred replica is in sync so long before it leads again
+PREFERRED_PER_TICK = 100  # partitions that change their leader for that alone
+LEAVE_POLL_MS = 200
