@@ -15,7 +15,6 @@ APIS: Mapping[int, Api] = {
             *consumer_groups.TABLES,
             *share.TABLES,
             *cluster.TABLES,
-            *replicas.TABLES,
         ),
         key=lambda api: api.key,
     )
