@@ -5,8 +5,9 @@ marked its directory clean.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
@@ -19,29 +20,40 @@ from dduomq.actors.alarms import Alarms
 from dduomq.actors.coordinator_table import CoordinatorWorld
 from dduomq.actors.delays import Delays
 from dduomq.actors.disk import DiskActor, DiskClient
+from dduomq.actors.door import Corridor, Door
+from dduomq.actors.following import follow
 from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.groups import Groups
 from dduomq.actors.janitor import Chores, JanitorActor, Tick
 from dduomq.actors.nursery import open_flat_nursery
 from dduomq.actors.partition import PartitionWorld
 from dduomq.actors.partition_messages import Checkpoint, Flush, Retain
-from dduomq.actors.router import AwaitOpen, CloseAll, RouterActor, RouterSetup, TopicSeen, TopicsSeen
+from dduomq.actors.router import (
+    AwaitOpen,
+    CloseAll,
+    PartitionSeen,
+    PartitionsSeen,
+    RouterActor,
+    RouterSetup,
+    TopicSeen,
+    TopicsSeen,
+)
 from dduomq.actors.routes import Routes
 from dduomq.actors.supervisor import ActorStatus, Supervisor
-from dduomq.cluster.image import CLUSTER, EPOCH, TOPICS, decode_topic, decode_value, encode_value
-from dduomq.cluster.ports import Changed, MetadataStore, Put, Resync
+from dduomq.cluster.image import NO_LEADER, PARTITIONS, TOPICS, decode_partition, decode_topic
+from dduomq.cluster.ports import Changed, MetadataStore, Versioned
 from dduomq.config import Address, Config
-from dduomq.errors import ConfigError
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers
 from dduomq.listeners.pipe import PipeEnd, open_pipe
 from dduomq.listeners.serve import Server
-from dduomq.listeners.services import ClientAddress, Services
+from dduomq.listeners.services import Services
 from dduomq.log.datadir import DataDir, open_data_dir
 from dduomq.log.files import Files
 from dduomq.log.memory import MemoryFiles
+from dduomq.membership import Alone, EngineMaker, Member, Membership, Surroundings
 from dduomq.ports import DiskExecutor, Listener, Ports
-from dduomq.stores.embedded import EmbeddedStore
+from dduomq.wire.peer_calls import COORDINATOR, PARTITION, WHEEL
 
 if TYPE_CHECKING:
     from dduomq.client.client import Client
@@ -111,7 +123,9 @@ class Node:
 class Builder:
     """The steps of a start, and of a stop."""
 
-    def __init__(self, ports: Ports, config: Config, log: structlog.stdlib.BoundLogger, gate: Gate) -> None:
+    def __init__(
+        self, ports: Ports, config: Config, log: structlog.stdlib.BoundLogger, gate: Gate, make_engine: EngineMaker
+    ) -> None:  # fmt: skip
         self._ports = ports
         self._config = config
         self._log = log
@@ -119,12 +133,12 @@ class Builder:
         self._files = cast(Files, ports.files)
         self._router = Mailbox("router", messages_max=DISK_MAILBOX_MESSAGES)
         self._cluster_id = ""
+        self._make_engine = make_engine
+        self._membership: Membership | None = None
 
     async def open_directory(self, stack: AsyncExitStack) -> DataDir:
         """Lock the data directory and learn who it is."""
         config, rng = self._config, self._ports.rng
-        if len(config.peers) > 1:
-            raise ConfigError("--peers: this release runs one node; leave --peers out")
         new_id = f"{rng.getrandbits(128):032x}"
         directory: DataDir = await _on_disk(
             self._ports.disk,
@@ -155,6 +169,8 @@ class Builder:
                     node = await self.start(nursery, doors, directory, listeners)
                     task_status.started(node)
                     await stopping.wait()
+                    assert self._membership is not None
+                    await self._membership.leave()
                     doors.cancel_scope.cancel()
                 await self.stop(directory)
                 nursery.cancel_scope.cancel()
@@ -170,75 +186,97 @@ class Builder:
         janitor = Mailbox("janitor", messages_max=DISK_MAILBOX_MESSAGES)
         chores = Chores(Flush(), Checkpoint(), Retain())
         supervisor.start(janitor, lambda box: JanitorActor(box, chores, config.retention_check_interval_ms))
-        store = EmbeddedStore(self._files, f"{config.data_dir}/metadata", DiskClient(disk))
         addresses = tuple(
             Address(asked.name, listener.host, listener.port)
             for asked, listener in zip(config.listen, listeners, strict=True)
         )
-        services = self._services(nursery, supervisor, store, disk, addresses)
+        around = Surroundings(ports, config, self._log, disk, supervisor, directory.directory_id, addresses)
+        membership = self._membership = self._join(around)
+        services = self._services(nursery, supervisor, membership, disk)
+        membership.attach(services)
         server = Server(services)
         for listener, address in zip(listeners, config.listen, strict=True):
             doors.start_soon(server.serve, listener, address.name, doors)
         doors.start_soon(server.sweep)
-        await store.open()
-        self._cluster_id, epoch = await self._identify(store)
+        self._cluster_id, epoch = await membership.open(nursery)
         await _on_disk(ports.disk, lambda: directory.take_clean(self._files))
         world = PartitionWorld(ports.clock, self._files, MemoryFiles(), disk, janitor, self._log)
-        topics_directory = f"{config.data_dir}/topics"
+        await self._route(nursery, supervisor, services, membership.world(world), epoch, is_clean=directory.clean)
+        nursery.start_soon(self._tick, janitor)
+        await membership.enter(nursery)
+        services.ready.set()
+        return Node(config.node_id, self._cluster_id, addresses, services, server, supervisor, doors)
+
+    def _join(self, around: Surroundings) -> Membership:
+        if len(self._config.peers) < 2:
+            return Alone(around)
+        return Member(around, self._make_engine)
+
+    async def _route(
+        self,
+        nursery: trio.Nursery,
+        supervisor: Supervisor,
+        services: Services,
+        world: PartitionWorld,
+        epoch: int,
+        *,
+        is_clean: bool,
+    ) -> None:
+        """Open the partitions that are kept here, and follow what the metadata say of all."""
+        assert self._membership is not None
+        store, corridor = self._membership.store, self._membership.corridor
+        topics_directory = f"{self._config.data_dir}/topics"
 
         def on_change() -> None:
             services.groups.follow()
             services.delays.follow()
 
+        open_door = None if corridor is None else partial(_open_door, corridor, services.routes)
         setup = RouterSetup(
-            world, supervisor, topics_directory, epoch, directory.clean, services.admin.settings_of, None, on_change
+            world, supervisor, topics_directory, epoch, is_clean, services.admin.settings_of, open_door, on_change
         )
         await self._sweep_leftovers(store, topics_directory)
         supervisor.start(self._router, lambda box: RouterActor(box, setup, services.routes))
-        await self._first_look(store)
+        await self._first_look(store, has_records=corridor is not None)
         nursery.start_soon(self._follow_topics, store)
-        nursery.start_soon(self._tick, janitor)
-        services.ready.set()
-        return Node(config.node_id, self._cluster_id, addresses, services, server, supervisor, doors)
+        if corridor is not None:
+            nursery.start_soon(self._follow_partitions, store)
 
     def _services(
-        self,
-        nursery: trio.Nursery,
-        supervisor: Supervisor,
-        store: MetadataStore,
-        disk: Mailbox,
-        addresses: tuple[Address, ...],
-    ) -> Services:
+        self, nursery: trio.Nursery, supervisor: Supervisor, membership: Membership, disk: Mailbox
+    ) -> Services:  # fmt: skip
         """What the listeners ask, before anything of it runs."""
-        ports, config = self._ports, self._config
+        ports, config, corridor = self._ports, self._config, membership.corridor
         routes, alarms = Routes(config.node_id), Alarms()
         nursery.start_soon(alarms.run)
         admin = Admin(
-            store=store, routes=routes, router=self._router, clock=ports.clock, rng=ports.rng, log=self._log,
-            defaults=TopicDefaults(config.default_partitions, config.auto_create_topics, config.topic),
+            store=membership.store, routes=routes, router=self._router, clock=ports.clock, rng=ports.rng,
+            log=self._log, defaults=TopicDefaults(config.default_partitions, config.auto_create_topics, config.topic),
         )  # fmt: skip
         topics = GroupTopics(admin, routes, self._log, nursery.start_soon)
+
+        def open_wheel(number: int) -> Mailbox:
+            assert corridor is not None
+            return Door(f"delay-{number}", corridor, WHEEL, "", number, partial(delays.where, number))
+
+        def open_coordinator(number: int) -> Mailbox:
+            assert corridor is not None
+            return Door(f"groups-{number}", corridor, COORDINATOR, "", number, partial(groups.where, number))
+
         delays = Delays(
-            admin, supervisor, ports.clock, disk, alarms, routes, topics, self._log, nursery.start_soon, None
-        )
+            admin, supervisor, ports.clock, disk, alarms, routes, topics, self._log, nursery.start_soon,
+            None if corridor is None else open_wheel,
+        )  # fmt: skip
         shared = CoordinatorWorld(
             ports.clock, ports.rng, disk, alarms, routes, self._log, topics, delays.wheel_now, config.assignors
         )
-        groups = Groups(admin, supervisor, shared, None)
+        groups = Groups(admin, supervisor, shared, None if corridor is None else open_coordinator)
         return Services(
             ports.clock, routes, admin, self._gate, Buffers(config.requests_bytes_max), DiskClient(disk),
-            config.node_id, lambda: self._cluster_id, trio.Event(), self._nodes(addresses), lambda: config.node_id,
+            config.node_id, lambda: self._cluster_id, trio.Event(), membership.nodes, membership.controller,
             self._log, bytearray(SCRATCH_BYTES), config.connections_max, config.connections_idle_ms, config.data_dir,
-            tuple(ConfigValue(*entry) for entry in config.entries()), groups, delays, topics,
+            tuple(ConfigValue(*entry) for entry in config.entries()), groups, delays, topics, membership.peers,
         )  # fmt: skip
-
-    async def _identify(self, store: MetadataStore) -> tuple[str, int]:
-        """The cluster's id, minted at the very first start, and this leadership's epoch."""
-        cluster, epoch = await store.get(CLUSTER), await store.get(EPOCH)
-        next_epoch = 0 if epoch is None else cast(int, decode_value(epoch.value)) + 1
-        cluster_id = f"{self._ports.rng.getrandbits(128):032x}" if cluster is None else str(decode_value(cluster.value))
-        await store.txn([Put(CLUSTER, encode_value(cluster_id)), Put(EPOCH, encode_value(next_epoch))])
-        return cluster_id, next_epoch
 
     async def _sweep_leftovers(self, store: MetadataStore, topics_directory: str) -> None:
         """Finish deletions that a crash cut short; report directories that no topic owns."""
@@ -250,32 +288,29 @@ class Builder:
         for name in strangers:
             self._log.warning("directory_without_topic", directory=f"{topics_directory}/{name}")
 
-    async def _first_look(self, store: MetadataStore) -> None:
-        await self._look(store)
+    async def _first_look(self, store: MetadataStore, *, has_records: bool) -> None:
+        if has_records:
+            await self._router.put(_all_partitions(await store.scan(PARTITIONS)))
+        await self._router.put(_all_topics(await store.scan(TOPICS)))
         await ask(self._router, lambda reply: AwaitOpen(reply=reply))
 
-    async def _look(self, store: MetadataStore) -> None:
-        held = await store.scan(TOPICS)
-        await self._router.put(TopicsSeen(topics=tuple((decode_topic(v.value), v.version) for v in held)))
-
     async def _follow_topics(self, store: MetadataStore) -> None:
-        async with store.watch(TOPICS) as changes:
-            async for change in changes:
-                if isinstance(change, Resync):
-                    await self._look(store)
-                else:
-                    await self._router.put(_seen(change))
+        await follow(
+            store, TOPICS, all_of=lambda held: self._router.post(_all_topics(held)),
+            one=lambda change: self._router.post(_seen(change)), rng=self._ports.rng, log=self._log,
+        )  # fmt: skip
+
+    async def _follow_partitions(self, store: MetadataStore) -> None:
+        await follow(
+            store, PARTITIONS, all_of=lambda held: self._router.post(_all_partitions(held)),
+            one=lambda change: self._router.post(PartitionsSeen(partitions=(_partition_seen(change),))),
+            rng=self._ports.rng, log=self._log,
+        )  # fmt: skip
 
     async def _tick(self, janitor: Mailbox) -> None:
         while True:
             janitor.offer(Tick(now_ms=int(self._ports.clock.monotonic() * 1000)))
             await trio.sleep(TICK_MS / 1000)
-
-    def _nodes(self, addresses: tuple[Address, ...]) -> Callable[[str], tuple[ClientAddress, ...]]:
-        """A node alone, as the clients of each listener reach it."""
-        reached = [*addresses, *self._config.advertise]
-        told = {a.name: (ClientAddress(self._config.node_id, a.host, a.port),) for a in reached}
-        return lambda listener: told.get(listener, (ClientAddress(self._config.node_id, "", 0),))
 
     async def stop(self, directory: DataDir) -> None:
         """Close every log, then say that the directory is clean."""
@@ -290,6 +325,38 @@ class Builder:
             self._log.error("node_stopped", clean=False, reason="closing the logs took too long")
         with trio.CancelScope(shield=True):
             await self._ports.disk.aclose()
+
+
+def _open_door(corridor: Corridor, routes: Routes, topic: str, topic_id: str, partition: int) -> Door:
+    """The way to a partition that is led elsewhere, or nowhere, or some time here."""
+
+    def where() -> Mailbox | int | None:
+        route = routes.table.get(topic)
+        if route is None or route.record.topic_id != topic_id or partition >= len(route.records):
+            return None
+        leader = route.records[partition].leader
+        if leader == routes.node_id:
+            mailbox = route.partitions[partition]
+            return None if mailbox is door else mailbox
+        return None if leader == NO_LEADER else leader
+
+    door = Door(f"{topic}-{partition}", corridor, PARTITION, topic_id, partition, where)
+    return door
+
+
+def _all_topics(held: Sequence[Versioned]) -> TopicsSeen:
+    return TopicsSeen(topics=tuple((decode_topic(one.value), one.version) for one in held))
+
+
+def _all_partitions(held: Sequence[Versioned]) -> PartitionsSeen:
+    seen = (_partition_seen(Changed(one.key, one.value, one.version)) for one in held)
+    return PartitionsSeen(partitions=tuple(seen), is_whole=True)
+
+
+def _partition_seen(change: Changed) -> PartitionSeen:
+    topic_id, _, partition = change.key.removeprefix(PARTITIONS).rpartition("/")
+    record = None if change.value is None else decode_partition(change.value)
+    return PartitionSeen(topic_id, int(partition), record, change.version)
 
 
 def _seen(change: Changed) -> TopicSeen:

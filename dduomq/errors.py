@@ -485,13 +485,6 @@ class DeadLettersNotFound(DduomqError):
     code = 1151
 
 
-class NotAReplica(DduomqError):
-    """A node asks for the records of a partition that it keeps no replica of, as far as its leader knows."""
-
-    code = 1170
-    retriable = True
-
-
 def _walk(root: type[DduomqError]) -> list[type[DduomqError]]:
     return [root] + [cls for child in root.__subclasses__() for cls in _walk(child)]
 

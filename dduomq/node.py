@@ -22,6 +22,7 @@ from dduomq.builder import Builder, Node
 from dduomq.config import Config, from_values
 from dduomq.errors import ConfigError, DduomqError, UsageError
 from dduomq.listeners.admit import Gate
+from dduomq.membership import EngineMaker, open_engine
 from dduomq.observe import make_log, silent_log
 from dduomq.ports import Ports
 
@@ -33,12 +34,13 @@ async def build(
     *,
     log: structlog.stdlib.BoundLogger | None = None,
     gate: Gate | None = None,
+    make_engine: EngineMaker = open_engine,
 ) -> AsyncIterator[Node]:
-    """Start a node; leaving the block stops it in good order.
+    """Start a node; leaving the block stops it in good order. `make_engine` gives a cluster's node its metadata.
 
     Raises `DataDirError`, `ListenError` and other `ConfigError`s when it can't start.
     """
-    builder = Builder(ports, config, log or silent_log(), gate or Gate())
+    builder = Builder(ports, config, log or silent_log(), gate or Gate(), make_engine)
     async with AsyncExitStack() as stack:
         directory = await builder.open_directory(stack)
         listeners = await builder.listen(stack)

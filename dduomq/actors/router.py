@@ -117,8 +117,8 @@ class RouterSetup:
 
 class RouterActor(Actor):
     __slots__ = (
-        "_awaiting", "_closing", "_deferred", "_disk", "_doors", "_going", "_held", "_leaving", "_local", "_opening",
-        "_routes", "_setup", "_versions", "_waiting_open",
+        "_awaiting", "_changed", "_closing", "_deferred", "_disk", "_doors", "_going", "_held", "_leaving", "_local",
+        "_opening", "_routes", "_setup", "_told", "_versions", "_waiting_open",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         TopicsSeen: "_on_topics_seen",
@@ -137,6 +137,8 @@ class RouterActor(Actor):
         self._routes = routes
         self._disk = DiskClient(setup.world.disk)
         self._held: dict[Key, PartitionSeen] = {}
+        self._changed: dict[str, None] = {}  # topics whose partitions' records have
+        self._told: dict[Key, int] = {}  # which version of its record a replica of this node knows
         self._local: dict[Key, Mailbox] = {}
         self._doors: dict[Key, Mailbox] = {}
         self._versions: dict[str, int] = {}
@@ -194,16 +196,15 @@ class RouterActor(Actor):
 
     def _on_partitions_seen(self, message: PartitionsSeen) -> None:
         """Roles change here; topics whose records are still to come find theirs when they come."""
-        topics = dict.fromkeys(seen.topic_id for seen in message.partitions)
         if message.is_whole:
-            topics |= dict.fromkeys(topic_id for topic_id, _ in self._held)
+            self._changed |= dict.fromkeys(topic_id for topic_id, _ in self._held)
             self._held = {}
         for seen in message.partitions:
+            self._changed[seen.topic_id] = None
             if seen.record is None:
                 self._held.pop((seen.topic_id, seen.partition), None)
             else:
                 self._held[seen.topic_id, seen.partition] = seen
-        self._route_anew(topics)
 
     def _route_anew(self, topics: Iterable[str]) -> None:
         table = dict(self._routes.table)
@@ -245,8 +246,10 @@ class RouterActor(Actor):
         if self._routes.node_id in record.replicas:
             if local is None and key not in self._going:
                 local = self._local[key] = self._start(topic, settings, seen)
-            elif local is not None and seen.version:
+            elif local is not None and self._told[key] != seen.version:
                 local.post(Assign(record=record, version=seen.version))
+            if local is not None:
+                self._told[key] = seen.version
         elif local is not None and is_known:
             self._let_go(topic, seen.partition)
             local = None
@@ -310,6 +313,7 @@ class RouterActor(Actor):
         mailbox = self._local.pop(key, None)
         if mailbox is None:
             return
+        del self._told[key]
         self._going.add(key)
         self._leaving[topic.name] = self._leaving.get(topic.name, 0) + 1
         self._setup.world.janitor.offer(Left(partition=mailbox))
@@ -345,7 +349,7 @@ class RouterActor(Actor):
         elif message.topic in self._deferred:
             self._on_topic_seen(self._deferred.pop(message.topic))
         if message.key in self._held:  # it is to be here again
-            self._route_anew([message.key[0]])
+            self._changed[message.key[0]] = None
 
     # --- waiting ------------------------------------------------------------------------------------
 
@@ -371,6 +375,9 @@ class RouterActor(Actor):
         return bool(record.replicas) and f"{record.topic}-{record.partition}" not in self._opening
 
     def after_drain(self) -> None:
+        if self._changed:
+            changed, self._changed = self._changed, {}
+            self._route_anew(changed)
         if self._awaiting:
             waiting, self._awaiting = self._awaiting, []
             for message in waiting:

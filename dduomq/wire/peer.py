@@ -15,14 +15,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from dduomq.errors import WireError
-from dduomq.wire import peer_calls, peer_hello, peer_metadata
+from dduomq.wire import peer_calls, peer_hello, peer_metadata, peer_replication
 from dduomq.wire.plain import from_plain, to_plain
 
-_FILES = (peer_hello, peer_metadata, peer_calls)
+_FILES = (peer_hello, peer_metadata, peer_calls, peer_replication)
 FIRST_NUMBER = 100
 REQUESTS: Mapping[int, tuple[type, type | None]] = {
     number: pair for file in _FILES for number, pair in file.REQUESTS.items()
 }
+assert len(REQUESTS) == sum(len(file.REQUESTS) for file in _FILES), "a number of a request is used twice"
 NUMBER_OF: Mapping[type, int] = {request: number for number, (request, _) in REQUESTS.items()}
 HELLO = NUMBER_OF[peer_hello.PeerHello]
 

@@ -26,4 +26,4 @@ class CallAnswer:
     fields: bytes
 
 
-REQUESTS = {120: (Call, CallAnswer)}
+REQUESTS = {130: (Call, CallAnswer)}
