@@ -12,6 +12,17 @@ import cbor2
 
 from dduomq.actors.actor import Message, Reply
 from dduomq.actors.coordinator_messages import GroupOverview, ListGroups
+from dduomq.actors.coordinator_queue_messages import (
+    Acquire,
+    Acquired,
+    FitQueue,
+    LoseRecord,
+    NextReads,
+    ReadsFound,
+    ReleaseHeld,
+    Settle,
+    Settled,
+)
 from dduomq.actors.partition_messages import (
     Acked,
     Append,
@@ -69,9 +80,15 @@ KINDS: dict[int, tuple[type[Message], Any]] = {
     29: (PauseSchedule, None),
     30: (ListSchedules, tuple[Scheduled, ...]),
     40: (ListGroups, tuple[GroupOverview, ...]),
+    41: (NextReads, ReadsFound),
+    42: (Acquire, Acquired),
+    43: (Settle, Settled),
+    44: (ReleaseHeld, None),
+    45: (FitQueue, None),
+    46: (LoseRecord, None),
 }
 NUMBERS = {message: number for number, (message, _) in KINDS.items()}
-NOTICES = (Unpark, Confirm)  # nobody waits for an answer
+NOTICES = (Unpark, Confirm, ReleaseHeld, FitQueue, LoseRecord)  # nobody waits for an answer
 NOT_CARRIED = {"reply", "size_bytes", "deadline", "batch", "watcher"}
 NO_TIMEOUT_S = 30.0  # of a message that has no deadline of its own
 

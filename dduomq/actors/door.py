@@ -103,12 +103,13 @@ class Door(Mailbox):
         value = calls.decode_answer(message, answer, found)
         if message.reply is not None and not message.reply.done:
             message.reply.set(value)
-        if isinstance(message, Fetch) and message.watcher is not None and value.size < message.min_bytes:
-            self._corridor.background(_wake_soon, message.watcher)
+        watcher: Watcher | None = getattr(message, "watcher", None)
+        if watcher is not None and not (isinstance(message, Fetch) and value.size >= message.min_bytes):
+            self._corridor.background(_wake_soon, watcher)
 
 
 async def _wake_soon(watcher: Watcher) -> None:
-    """No append of another node wakes anybody here: whoever waits for one is to look again."""
+    """Nothing that happens on another node wakes anybody here: whoever waits for it is to look again."""
     await trio.sleep(LOOK_AGAIN_S)
     watcher.wake()
 

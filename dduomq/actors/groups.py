@@ -62,6 +62,10 @@ class Groups:
             raise NotCoordinator(f"node {await self.leader(group)} coordinates the group {group!r}; ask there")
         return here
 
+    async def anywhere(self, group: str) -> Mailbox:
+        """The way to the group's coordinator, wherever that is."""
+        return (await self._topic.all())[await self._number(group)]
+
     async def all(self) -> tuple[Mailbox, ...]:
         """The ways to all coordinators; the topic is made if there is none."""
         return await self._topic.all()

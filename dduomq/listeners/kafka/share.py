@@ -145,7 +145,8 @@ async def _asker(asking: Asking) -> tuple[str, str, Mailbox]:
     group, member_id = asking.body["group_id"], asking.body["member_id"]
     if not group or not member_id:
         raise InvalidRequest("who fetches names the share group and the member")
-    return group, member_id, await coordinator(asking, group)
+    asking.services.gate.admit(asking.context, Operation.READ, f"group:{group}")
+    return group, member_id, await asking.services.groups.anywhere(group)
 
 
 def _spots(asking: Asking, topics: Sequence[Body]) -> list[Spot]:
