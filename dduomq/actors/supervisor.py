@@ -23,7 +23,10 @@ from dduomq.limits import (
     RESTARTS_MAX,
 )
 
-RANKS = {"listener": 0, "admin": 1, "janitor": 2, "router": 3, "coordinator": 4, "wheel": 4, "partition": 5, "disk": 6}
+RANKS = {
+    "listener": 0, "admin": 1, "janitor": 2, "router": 3, "coordinator": 4, "wheel": 4, "quorum": 5, "partition": 5,
+    "disk": 6,
+}  # fmt: skip
 
 
 class TooManyCrashes(DduomqError):
