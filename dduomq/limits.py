@@ -175,6 +175,18 @@ RAFT_ENTRIES_KEPT = 1_000  # behind a snapshot, for followers that are a little 
 RAFT_LEARNER_LAG_MAX = 100  # entries that a learner may be behind and still be given a vote
 RAFT_SNAPSHOT_BYTES_MAX = 64 * MIB
 RAFT_SEGMENT_BYTES = 4 * MIB  # of the write-ahead log; the write that fills it goes into it whole
+QUORUM_TICK_MS = 50
+QUORUM_ELECTION_TICKS = 8  # and up to twice that, by chance
+QUORUM_HEARTBEAT_TICKS = 2
+QUORUM_TIMEOUT_MS = 5_000  # a request to the metadata ends by then: a few elections fit
+QUORUM_ATTEMPT_MS = 1_500  # then the leader is asked again, or another one
+QUORUM_PAUSE_MS = 40  # between two attempts, more or less
+QUORUM_COMMANDS_MAX = 256  # of one node that are under way
+QUORUM_SNAPSHOT_ENTRIES = 10_000  # applied since the last snapshot, or so many bytes
+QUORUM_SNAPSHOT_BYTES = 8 * MIB
+QUORUM_FORMING_MS = 200  # between two looks around, before a cluster has formed
+QUORUM_WATCH_KEYS_MAX = 1_024  # that one watcher has not taken yet; beyond that it scans again
+VOTERS_MAX = 5
 
 # a cluster
 CALLS_PER_DOOR_MAX = 256  # messages to one actor of another node that are under way
@@ -183,7 +195,7 @@ LINK_REQUESTS_MAX = (
     192  # under way to one node; fewer than a connection is served at once, so nothing waits behind them
 )
 LINK_REQUEST_BYTES_MAX = 32 * MIB  # of them that were not sent yet
-LINK_MESSAGES_BYTES_MAX = 16 * MIB  # one way, not sent yet; beyond that the oldest are dropped
+LINK_MESSAGES_BYTES_MAX = 80 * MIB  # one way, not sent yet: a snapshot fits; beyond that the oldest are dropped
 LINK_BACKOFF_MS = 50
 LINK_BACKOFF_MS_MAX = 1_000
 LINK_DIAL_TIMEOUT_MS = 2_000  # until both sides have proved who they are

@@ -20,7 +20,7 @@ import trio
 from dduomq.actors.actor import Reply
 from dduomq.actors.link_frames import FramesIn, FramesOut, join
 from dduomq.cluster.handshake import PeerBook
-from dduomq.cluster.ports import PeerUnavailable
+from dduomq.cluster.ports import PeerNotReached, PeerUnavailable
 from dduomq.errors import DduomqError, from_code
 from dduomq.limits import (
     LINK_BACKOFF_MS,
@@ -115,22 +115,23 @@ class Link:
     async def request(
         self, body: object, payload: Sequence[Buffer] = (), *, timeout_s: float
     ) -> tuple[Any, memoryview]:
-        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`.
+        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`; `PeerNotReached`
+        when nothing was sent.
 
         The payload is a view of the frame as it was received; it stays as long as somebody holds it.
         """
         connection = self._connection
         if connection is None:
-            raise PeerUnavailable(f"node {self.node_id} can't be reached: {self._reason}")
+            raise PeerNotReached(f"node {self.node_id} can't be reached: {self._reason}")
         if len(connection.pending) >= LINK_REQUESTS_MAX:
-            raise PeerUnavailable(f"{LINK_REQUESTS_MAX} requests to node {self.node_id} are under way already")
+            raise PeerNotReached(f"{LINK_REQUESTS_MAX} requests to node {self.node_id} are under way already")
         number = next(connection.numbers)
         reply: Reply[tuple[Any, memoryview]] = Reply()
         connection.pending[number] = (type(body), reply)
         try:
             header = peer.request_header(number, int(timeout_s * 1000), body)
             if not connection.outgoing.put_request(join(header, payload)):
-                raise PeerUnavailable(f"too much waits to be sent to node {self.node_id}")
+                raise PeerNotReached(f"too much waits to be sent to node {self.node_id}")
             with trio.fail_after(timeout_s):
                 return await reply.wait()
         except trio.TooSlowError:
@@ -259,6 +260,11 @@ class Links:
         self._links = {node: Link(world, node, addresses[node]) for node in sorted(addresses) if node != own}
 
     @property
+    def own(self) -> int:
+        """The number of this node."""
+        return self._world.book.node_id
+
+    @property
     def nodes(self) -> tuple[int, ...]:
         """The numbers of all other nodes that are known."""
         return tuple(sorted(self._links))
@@ -270,10 +276,10 @@ class Links:
             start_soon(link.run, name=f"link {link.node_id}")
 
     def link(self, node_id: int) -> Link:
-        """Raises `PeerUnavailable` for a node that nobody knows."""
+        """Raises `PeerNotReached` for a node that nobody knows."""
         found = self._links.get(node_id)
         if found is None:
-            raise PeerUnavailable(f"nobody knows where node {node_id} is; is it in --peers, and running?")
+            raise PeerNotReached(f"nobody knows where node {node_id} is; is it in --peers, and running?")
         return found
 
     def learn(self, node_id: int, host: str, port: int) -> None:

@@ -49,11 +49,13 @@ class BeatAnswer:
 
 @attrs.frozen
 class ChangeMember:
-    """`kind`: add, promote or remove. `directory` is empty where the node's present one is meant."""
+    """`kind`: add, promote or remove. `directory`, `host` and `port` are those of a node that is added."""
 
     kind: str
     node: int
     directory: str = ""
+    host: str = ""
+    port: int = 0
 
 
 @attrs.frozen
@@ -63,7 +65,10 @@ class MemberChanged:
 
 @attrs.frozen
 class Join:
-    """A new node asks any member to be made a learner."""
+    """A new node, which can be dialled there, asks any member to be let in."""
+
+    host: str
+    port: int
 
 
 REQUESTS: Mapping[int, tuple[type, type | None]] = {

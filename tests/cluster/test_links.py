@@ -7,11 +7,12 @@ import pytest
 import structlog
 import trio
 
+from dduomq.actors import link_frames
 from dduomq.actors.link import Link
 from dduomq.cluster.handshake import PeerBook
 from dduomq.cluster.ports import MetadataConflict, PeerUnavailable
 from dduomq.errors import WireError
-from dduomq.limits import FRAME_BYTES_MAX, LINK_MESSAGES_BYTES_MAX, MIB
+from dduomq.limits import FRAME_BYTES_MAX, MIB
 from dduomq.testing.network import SimNetwork
 from dduomq.testing.peers import PeerHost
 from dduomq.wire import frame
@@ -169,8 +170,9 @@ async def test_who_is_cut_off_is_missed_and_found_again(autojump_clock):
         assert (await link.request(Command(), [b"x"], timeout_s=1))[0].value == 1
 
 
-async def test_messages_that_nobody_takes_are_dropped_oldest_first(autojump_clock):
+async def test_messages_that_nobody_takes_are_dropped_oldest_first(autojump_clock, monkeypatch):
     """Their memory is bounded, what is newest arrives."""
+    monkeypatch.setattr(link_frames, "LINK_MESSAGES_BYTES_MAX", 16 * MIB)
     async with pair() as world:
         one, two = await world.host(book(1)), await world.host(book(2))
         seen = []
@@ -184,7 +186,7 @@ async def test_messages_that_nobody_takes_are_dropped_oldest_first(autojump_cloc
         await until(lambda: seen and seen[-1] == (39, MIB))
         numbers = [number for number, _ in seen]
         assert numbers == sorted(numbers)
-        assert 2 <= len(numbers) <= LINK_MESSAGES_BYTES_MAX // MIB + 2
+        assert 2 <= len(numbers) <= 16 + 2
 
 
 async def test_a_node_that_moves_is_followed(autojump_clock):
