@@ -155,7 +155,17 @@ class ReplicaPart(FollowerPart):
             raise self._not_leader()
         return self._replica.leadership
 
+    def _is_to_lead(self) -> bool:
+        """Whether it is this node that leads as soon as its log is open."""
+        assert self._replica is not None
+        return self._log is None and self._offline is None and self._replica.record.leader == self._world.node_id
+
+    def _may_write(self) -> bool:
+        return self._replica is None or self._replica.leadership is not None
+
     def _check_append(self, append: Append) -> None:
+        if self._is_to_lead():
+            return
         leadership = self._check_leads()
         if append.acks < 0 and leadership.is_short:
             raise NotEnoughReplicas(

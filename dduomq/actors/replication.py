@@ -127,8 +127,9 @@ class ReplicationLink:
 
     def drop(self, mailbox: Mailbox) -> None:
         key = id(mailbox)
-        for held in (self._parts, self._ready, self._held):
-            held.pop(key, None)  # type: ignore[attr-defined]  # three dicts of different values
+        self._parts.pop(key, None)
+        self._ready.pop(key, None)
+        self._held.pop(key, None)
 
     def _is_current(self, part: _Part) -> bool:
         return self._parts.get(part.key) is part
