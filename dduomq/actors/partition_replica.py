@@ -228,11 +228,11 @@ class ReplicaPart(FollowerPart):
             raise NotAReplica(f"node {message.follower} keeps no replica of {self.mailbox.name}")
         self._check_epoch(message.leader_epoch)
         end = log.log_end_offset
-        is_outside = message.offset < log.log_start_offset or (message.offset > end and message.last_fetched_epoch < 0)
-        if is_outside:
-            self._park_fetch(log, attrs.evolve(message, watcher=None))
+        is_above = message.offset >= log.log_start_offset
+        if is_above and message.last_fetched_epoch >= 0 and self._diverges(log, message):
             return
-        if message.last_fetched_epoch >= 0 and self._diverges(log, message):
+        if not is_above or message.offset > end:  # it sees from the marks what to do
+            self._park_fetch(log, attrs.evolve(message, watcher=None))
             return
         now = self._world.clock.monotonic()
         leadership.fetched(message.follower, message.offset, message.follower_epoch, log_end=end, now=now)
