@@ -224,7 +224,7 @@ class PartitionActor(ReplicaPart, Actor):
         """The log; None while it opens (the message is kept until then). Raises when offline."""
         if self._offline is not None:
             raise self._offline
-        if self._replica is not None:
+        if self._replica is not None and not self._is_to_lead():
             self._check_leads()
         if self._log is None:
             if len(self._parked) >= PARKED_APPENDS_MAX:
@@ -246,7 +246,7 @@ class PartitionActor(ReplicaPart, Actor):
         self._append_waits.append(message)
 
     def after_drain(self) -> None:
-        if self._append_waits and self._writing is None and self._log is not None:
+        if self._append_waits and self._writing is None and self._log is not None and self._may_write():
             self._write(self._log)
         if self._closing is not None:
             self._maybe_close()

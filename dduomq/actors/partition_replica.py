@@ -155,7 +155,17 @@ class ReplicaPart(FollowerPart):
             raise self._not_leader()
         return self._replica.leadership
 
+    def _is_to_lead(self) -> bool:
+        """Whether it is this node that leads as soon as its log is open."""
+        assert self._replica is not None
+        return self._log is None and self._offline is None and self._replica.record.leader == self._world.node_id
+
+    def _may_write(self) -> bool:
+        return self._replica is None or self._replica.leadership is not None
+
     def _check_append(self, append: Append) -> None:
+        if self._is_to_lead():
+            return
         leadership = self._check_leads()
         if append.acks < 0 and leadership.is_short:
             raise NotEnoughReplicas(
@@ -218,11 +228,11 @@ class ReplicaPart(FollowerPart):
             raise NotAReplica(f"node {message.follower} keeps no replica of {self.mailbox.name}")
         self._check_epoch(message.leader_epoch)
         end = log.log_end_offset
-        is_outside = message.offset < log.log_start_offset or (message.offset > end and message.last_fetched_epoch < 0)
-        if is_outside:
-            self._park_fetch(log, attrs.evolve(message, watcher=None))
+        is_above = message.offset >= log.log_start_offset
+        if is_above and message.last_fetched_epoch >= 0 and self._diverges(log, message):
             return
-        if message.last_fetched_epoch >= 0 and self._diverges(log, message):
+        if not is_above or message.offset > end:  # it sees from the marks what to do
+            self._park_fetch(log, attrs.evolve(message, watcher=None))
             return
         now = self._world.clock.monotonic()
         leadership.fetched(message.follower, message.offset, message.follower_epoch, log_end=end, now=now)

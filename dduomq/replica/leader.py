@@ -61,10 +61,11 @@ class Leadership:
         self._proposed = None
         kept = {node: self.followers.get(node) for node in self.replicas if node != self.me}
         self.followers = {node: held or Follower(caught_up_at=self._began_at) for node, held in kept.items()}
-        for node in self.isr:
-            if node not in before and node in self.followers:
-                held = self.followers[node]
+        for node, held in self.followers.items():
+            if node in self.isr and node not in before:
                 held.caught_up_at = max(held.caught_up_at, held.fetched_at)
+            elif node in before and node not in self.isr:
+                held.position = UNKNOWN  # whoever took it out knows why: it must ask anew
 
     def propose(self, isr: Iterable[int]) -> None:
         """A change is on its way: until its outcome is known it may hold or not."""
