@@ -127,14 +127,9 @@ class ReplicationLink:
 
     def drop(self, mailbox: Mailbox) -> None:
         key = id(mailbox)
-<<<<<<< HEAD
-        for held in (self._parts, self._ready, self._held):
-            held.pop(key, None)
-=======
         self._parts.pop(key, None)
         self._ready.pop(key, None)
         self._held.pop(key, None)
->>>>>>> b4f4fd346048dc81ff5ece85f2ab01546c3a6227
 
     def _is_current(self, part: _Part) -> bool:
         return self._parts.get(part.key) is part
