@@ -173,6 +173,12 @@ class InvalidReplicationFactor(DduomqError):
     code = 38
 
 
+class InvalidReplicaAssignment(DduomqError):
+    """The replicas that were chosen can't be had: an unknown node, one twice, or none."""
+
+    code = 39
+
+
 class InvalidConfig(DduomqError):
     """A configuration key or value is not allowed."""
 
@@ -280,17 +286,17 @@ class CoordinatorNotAvailable(DduomqError):
     retriable = True
 
 
+class NotCoordinator(DduomqError):
+    """Another node coordinates the group; look for it again."""
+
+    code = 16
+    retriable = True
+
+
 class CoordinatorLoading(DduomqError):
     """The group's coordinator is reading its log; try again."""
 
     code = 14
-    retriable = True
-
-
-class NotCoordinator(DduomqError):
-    """This node does not coordinate the group; ask who does."""
-
-    code = 16
     retriable = True
 
 

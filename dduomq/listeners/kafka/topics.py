@@ -2,13 +2,14 @@
 
 from collections import Counter
 
-from dduomq.actors.router import TopicRoute
-from dduomq.cluster.image import TopicRecord
+from dduomq.actors.routes import TopicRoute
+from dduomq.cluster.image import NO_LEADER, PartitionRecord, TopicRecord
 from dduomq.errors import (
     DduomqError,
     InvalidPartitions,
     InvalidReplicationFactor,
     InvalidRequest,
+    LeaderNotAvailable,
     UnknownTopicOrPartition,
 )
 from dduomq.ids import INTERNAL_PREFIX
@@ -29,7 +30,6 @@ DEFAULT = -1  # for partitions and replicas: what the node's configuration says
 async def metadata(asking: Asking) -> Body:
     """This node, and the topics asked for: none named means all; a named one is made if that is allowed."""
     services, body = asking.services, asking.body
-    host, port = services.advertised(asking.context.listener)
     wanted = body["topics"]
     if wanted is None or (asking.version == 0 and not wanted):
         topics = [
@@ -40,9 +40,12 @@ async def metadata(asking: Asking) -> Body:
     else:
         topics = [await _topic(asking, topic) for topic in wanted]
     return {
-        "brokers": [{"node_id": services.node_id, "host": host, "port": port}],
-        "cluster_id": services.cluster_id,
-        "controller_id": services.node_id,
+        "brokers": [
+            {"node_id": node.node_id, "host": node.host, "port": node.port}
+            for node in services.nodes(asking.context.listener)
+        ],
+        "cluster_id": services.cluster_id(),
+        "controller_id": services.controller(),
         "topics": topics,
     }  # fmt: skip
 
@@ -76,20 +79,24 @@ def _known(services: Services, route: TopicRoute) -> Body:
         "name": record.name,
         "topic_id": record.topic_id,
         "is_internal": record.name.startswith(INTERNAL_PREFIX),
-        "partitions": [_partition(services, at) for at in range(len(route.partitions))],
+        "partitions": _partitions(services, route),
     }
 
 
-def _partition(services: Services, at: int) -> Body:
-    here = [services.node_id]
+def _partitions(services: Services, route: TopicRoute) -> list[Body]:
+    alive = {node.node_id for node in services.nodes("")}
+    return [_partition(record, alive) for record in route.records]
+
+
+def _partition(record: PartitionRecord, alive: set[int]) -> Body:
     return {
-        "error_code": 0,
-        "partition_index": at,
-        "leader_id": services.node_id,
-        "leader_epoch": services.leader_epoch,
-        "replica_nodes": here,
-        "isr_nodes": here,
-        "offline_replicas": [],
+        "error_code": LeaderNotAvailable.code if record.leader == NO_LEADER else 0,
+        "partition_index": record.partition,
+        "leader_id": record.leader,
+        "leader_epoch": record.leader_epoch,
+        "replica_nodes": list(record.replicas),
+        "isr_nodes": list(record.isr),
+        "offline_replicas": [node for node in record.replicas if node not in alive],
     }
 
 
