@@ -286,6 +286,13 @@ class CoordinatorNotAvailable(DduomqError):
     retriable = True
 
 
+class NotCoordinator(DduomqError):
+    """Another node coordinates the group; look for it again."""
+
+    code = 16
+    retriable = True
+
+
 class CoordinatorLoading(DduomqError):
     """The group's coordinator is reading its log; try again."""
 

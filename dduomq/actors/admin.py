@@ -13,7 +13,8 @@ import structlog
 from dduomq.actors.actor import Mailbox, Reply, ask
 from dduomq.actors.cluster_admin import ClusterAdmin
 from dduomq.actors.partition_messages import Describe, PartitionState, Purge, Restore
-from dduomq.actors.router import AwaitTopic, Routes, TopicRoute
+from dduomq.actors.router import AwaitTopic
+from dduomq.actors.routes import Routes, TopicRoute
 from dduomq.cluster.image import (
     PRODUCER_IDS,
     TOPICS,
@@ -273,14 +274,14 @@ class Admin:
     async def delete_records(self, topic: str, partition: int, offset: int) -> int:
         """Delete what is before `offset` (-1: everything consumers can see); the log's new start."""
         _refuse_internal(topic)
-        mailbox = self._routes.partition(topic, partition)
+        mailbox = self._routes.anywhere(topic, partition)
         start: int = await ask(mailbox, lambda reply: Purge(offset=offset, reply=reply))
         self._log.info("records_deleted", topic=topic, partition=partition, log_start_offset=start)
         return start
 
     async def restore_log(self, topic: str, partition: int) -> None:
         """Bring a log back that a disk failure took offline."""
-        mailbox = self._routes.partition(topic, partition)
+        mailbox = self._routes.anywhere(topic, partition)
         await ask(mailbox, lambda reply: Restore(reply=reply))
         self._log.info("log_restored", topic=topic, partition=partition)
 

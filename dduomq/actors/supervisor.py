@@ -24,7 +24,11 @@ from dduomq.limits import (
 )
 
 RANKS = {
+<<<<<<< HEAD
     "listener": 0, "admin": 1, "janitor": 2, "router": 3, "controller": 4, "coordinator": 4, "wheel": 4, "partition": 5,
+=======
+    "listener": 0, "admin": 1, "janitor": 2, "router": 3, "coordinator": 4, "wheel": 4, "quorum": 5, "partition": 5,
+>>>>>>> e77e06751677b524c10df7a52ab19b8994d419f6
     "disk": 6,
 }  # fmt: skip
 
@@ -81,7 +85,8 @@ class Supervisor:
                     raise
         finally:
             mailbox.close()
-            self._watched.pop(mailbox.name, None)
+            if self._watched.get(mailbox.name) is watch:  # not its successor of the same name
+                del self._watched[mailbox.name]
 
     def statuses(self) -> list[ActorStatus]:
         return [watch.status() for watch in self._watched.values()]

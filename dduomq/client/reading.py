@@ -69,12 +69,12 @@ class ReadingClient:
 
         [] when there are none after `wait` seconds.
         """
-        start = await find_offset(self._wire.ask, topic, partition, offset, self._timeout_ms)
+        start = await find_offset(self._wire.ask_surely, topic, partition, offset, self._timeout_ms)
         decoder = Decoder(topic, partition, start, self._deserialize)
         while True:
             at = decoder.position
             found = await fetch_next(
-                self._wire.ask, decoder, max_bytes=max_bytes, wait_s=wait, isolation=_isolation(isolation),
+                self._wire.ask_surely, decoder, max_bytes=max_bytes, wait_s=wait, isolation=_isolation(isolation),
                 filter=filter,
             )  # fmt: skip
             records = self._shown(found)
@@ -111,12 +111,11 @@ class ReadingClient:
         positions = {}
         for partition in partitions:
             wanted = start.get(partition, "earliest") if isinstance(start, Mapping) else start
-            positions[partition] = await find_offset(self._wire.ask, topic, partition, wanted, 10_000)
+            positions[partition] = await find_offset(self._wire.ask_surely, topic, partition, wanted, 10_000)
         yield Reader(
             topic,
             positions,
-            ask=self._wire.ask,
-            reconnect=self._wire.reconnect,
+            wire=self._wire,
             deserialize=self._deserialize,
             isolation=_isolation(isolation),
             max_bytes=max_bytes,

@@ -48,6 +48,12 @@ class PeerUnavailable(DduomqError):
     retriable = True
 
 
+class PeerNotReached(PeerUnavailable):
+    """Another node of the cluster can't be reached; it was not asked."""
+
+    code = 1163
+
+
 @attrs.frozen
 class Put:
     """`is_ephemeral`: the key goes when this node's session ends; raises `SessionLost` without one."""
@@ -131,12 +137,15 @@ class PeerLink(Protocol):
     async def request(
         self, body: object, payload: Sequence[Buffer] = (), *, timeout_s: float
     ) -> tuple[Any, memoryview]:
-        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`."""
+        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`.
 
-    def send(self, body: object) -> bool:
+        `PeerNotReached` when nothing was sent.
+        """
+
+    def send(self, body: object, payload: Sequence[Buffer] = ()) -> bool:
         """One way, without an answer; False if it was dropped, as the link is down or has too much to carry."""
 
 
 class PeerLinks(Protocol):
     def link(self, node_id: int) -> PeerLink:
-        """Raises `PeerUnavailable` for a node that nobody knows."""
+        """Raises `PeerNotReached` for a node that nobody knows."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from dduomq.actors.cluster_admin import ClusterAdmin, Standing
-from dduomq.cluster.image import NO_LEADER, NodeRecord, PartitionRecord
+from dduomq.cluster.image import NO_LEADER, PartitionRecord
 from dduomq.errors import DduomqError, InvalidRequest
 from dduomq.limits import PARTITIONS_PER_REQUEST_MAX
 from dduomq.listeners.admit import Context, Operation
@@ -36,10 +36,10 @@ async def _describe(services: Services, context: Context, _body: wire.DescribeCl
     standing = await cluster.standing()
     records = standing.records
     return wire.ClusterDescription(
-        services.cluster_id,
+        services.cluster_id(),
         standing.controller,
         standing.controller_epoch,
-        _nodes(cluster, standing),
+        _nodes(services, context, cluster, standing),
         len(records),
         _names(record for record in records if len(record.isr) < len(record.replicas)),
         _names(record for record in records if record.leader == NO_LEADER),
@@ -49,11 +49,10 @@ async def _describe(services: Services, context: Context, _body: wire.DescribeCl
 
 def _alone(services: Services, context: Context) -> wire.ClusterDescription:
     count = sum(len(route.partitions) for route in services.routes.table.values())
-    host, port = services.advertised(context.listener)
-    here = wire.NodeStatus(
-        services.node_id, host, port, "", services.leader_epoch, True, False, count, count
-    )  # fmt: skip
-    return wire.ClusterDescription(services.cluster_id, services.node_id, 0, (here,), count, (), (), 0)
+    address = services.node(context.listener, services.node_id)
+    host, port = ("", 0) if address is None else (address.host, address.port)
+    here = wire.NodeStatus(services.node_id, host, port, "", 0, True, False, count, count)
+    return wire.ClusterDescription(services.cluster_id(), services.node_id, 0, (here,), count, (), (), 0)
 
 
 def _names(records: Iterable[PartitionRecord]) -> tuple[wire.PartitionName, ...]:
@@ -61,30 +60,25 @@ def _names(records: Iterable[PartitionRecord]) -> tuple[wire.PartitionName, ...]
     return tuple(wire.PartitionName(*name) for name in names[:MOST])
 
 
-def _nodes(cluster: ClusterAdmin, standing: Standing) -> tuple[wire.NodeStatus, ...]:
+def _nodes(
+    services: Services, context: Context, cluster: ClusterAdmin, standing: Standing
+) -> tuple[wire.NodeStatus, ...]:
+    """All that belong to the cluster, alive or not, and where clients of that listener reach them."""
     nodes = cluster.registration.nodes
     leads = Counter(record.leader for record in standing.records)
     keeps = Counter(node for record in standing.records for node in record.replicas)
-    return tuple(
-        _node(
-            node,
-            nodes.records.get(node),
-            nodes.epoch(node),
-            is_draining=node in nodes.draining,
-            leads=leads[node],
-            keeps=keeps[node],
+    told = []
+    for node in sorted({*cluster.known, *keeps}):
+        record, address = nodes.records.get(node), services.node(context.listener, node)
+        host, port = ("", 0) if address is None else (address.host, address.port)
+        zone = "" if record is None else record.zone
+        is_draining = node in nodes.draining
+        told.append(
+            wire.NodeStatus(
+                node, host, port, zone, nodes.epoch(node), record is not None, is_draining, leads[node], keeps[node]
+            )
         )
-        for node in sorted({*cluster.known, *keeps})
-    )
-
-
-def _node(
-    node_id: int, record: NodeRecord | None, epoch: int, *, is_draining: bool, leads: int, keeps: int
-) -> wire.NodeStatus:
-    address = record.addresses[0] if record is not None and record.addresses else None
-    host, port = ("", 0) if address is None else (address.host, address.port)
-    zone = "" if record is None else record.zone
-    return wire.NodeStatus(node_id, host, port, zone, epoch, record is not None, is_draining, leads, keeps)
+    return tuple(told)
 
 
 async def _places(services: Services, context: Context, body: wire.DescribePartitions) -> wire.PartitionPlaces:

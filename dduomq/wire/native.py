@@ -21,6 +21,7 @@ from dduomq.wire import native_delay as delay
 from dduomq.wire import native_groups as groups
 from dduomq.wire import native_letters as letters
 from dduomq.wire import native_queue as queue
+from dduomq.wire import native_routes as routes
 from dduomq.wire import native_schedule as schedule
 from dduomq.wire.plain import from_plain as from_plain
 from dduomq.wire.plain import to_plain as to_plain
@@ -52,6 +53,7 @@ class Api(IntEnum):
     DESCRIBE_GROUP = 25
     DELETE_GROUP = 26
     REMOVE_MEMBER = 27
+    FIND_COORDINATOR = 28
     PUSH = 30
     CREDIT = 31
     QUEUE_HEARTBEAT = 32
@@ -405,6 +407,7 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.DESCRIBE_GROUP: (groups.DescribeGroup, groups.GroupDescription),
     Api.DELETE_GROUP: (groups.DeleteGroup, Done),
     Api.REMOVE_MEMBER: (groups.RemoveMember, Done),
+    Api.FIND_COORDINATOR: (routes.FindCoordinator, routes.CoordinatorFound),
     Api.PUSH: (groups.Push, groups.Pushed),
     Api.CREDIT: (groups.Credit, Done),
     Api.QUEUE_HEARTBEAT: (queue.QueueHeartbeat, queue.QueueHeartbeatAnswer),

@@ -8,7 +8,14 @@ from dduomq.wire.kafka.tables import cluster, consumer_groups, data, groups, sha
 APIS: Mapping[int, Api] = {
     api.key: api
     for api in sorted(
-        (*data.TABLES, *topics.TABLES, *groups.TABLES, *consumer_groups.TABLES, *share.TABLES, *cluster.TABLES),
+        (
+            *data.TABLES,
+            *topics.TABLES,
+            *groups.TABLES,
+            *consumer_groups.TABLES,
+            *share.TABLES,
+            *cluster.TABLES,
+        ),
         key=lambda api: api.key,
     )
 }
