@@ -120,6 +120,18 @@ class Node:
         return self._supervisor.statuses()
 
 
+async def _set_when_cancelled(event: trio.Event) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        event.set()
+
+
+async def _cancel_when_set(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
 class Builder:
     """The steps of a start, and of a stop."""
 
@@ -135,6 +147,7 @@ class Builder:
         self._cluster_id = ""
         self._make_engine = make_engine
         self._membership: Membership | None = None
+        self._is_routed = False
 
     async def open_directory(self, stack: AsyncExitStack) -> DataDir:
         """Lock the data directory and learn who it is."""
@@ -163,17 +176,36 @@ class Builder:
         task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Live until `stopping`. Shielded: whoever cancels the node gets an orderly stop, not a torn one."""
-        with trio.CancelScope(shield=True):
-            async with open_flat_nursery() as nursery:
-                async with open_flat_nursery() as doors:
+        async with open_flat_nursery() as watch:
+            watch.start_soon(_set_when_cancelled, stopping)
+            with trio.CancelScope(shield=True):
+                await self._live(directory, listeners, stopping, task_status)
+            watch.cancel_scope.cancel()
+        await trio.lowlevel.checkpoint()  # who was cancelled while it started says so here
+
+    async def _live(
+        self,
+        directory: DataDir,
+        listeners: list[Listener],
+        stopping: trio.Event,
+        task_status: trio.TaskStatus[Node],
+    ) -> None:
+        async with open_flat_nursery() as nursery:
+            async with open_flat_nursery() as doors:
+                with trio.CancelScope() as starting:  # it may take long, as other nodes are waited for
+                    doors.start_soon(_cancel_when_set, stopping, starting)
                     node = await self.start(nursery, doors, directory, listeners)
                     task_status.started(node)
                     await stopping.wait()
-                    assert self._membership is not None
+                if self._membership is not None:
                     await self._membership.leave()
-                    doors.cancel_scope.cancel()
+                doors.cancel_scope.cancel()
+            if self._is_routed:
                 await self.stop(directory)
-                nursery.cancel_scope.cancel()
+            else:
+                with trio.CancelScope(shield=True):
+                    await self._ports.disk.aclose()
+            nursery.cancel_scope.cancel()
 
     async def start(
         self, nursery: trio.Nursery, doors: trio.Nursery, directory: DataDir, listeners: list[Listener]
@@ -193,7 +225,7 @@ class Builder:
         around = Surroundings(ports, config, self._log, disk, supervisor, directory.directory_id, addresses)
         membership = self._membership = self._join(around)
         services = self._services(nursery, supervisor, membership, disk)
-        membership.attach(services)
+        await membership.attach(services)
         server = Server(services)
         for listener, address in zip(listeners, config.listen, strict=True):
             doors.start_soon(server.serve, listener, address.name, doors)
@@ -237,6 +269,7 @@ class Builder:
         )
         await self._sweep_leftovers(store, topics_directory)
         supervisor.start(self._router, lambda box: RouterActor(box, setup, services.routes))
+        self._is_routed = True
         await self._first_look(store, has_records=corridor is not None)
         nursery.start_soon(self._follow_topics, store)
         if corridor is not None:

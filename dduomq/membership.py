@@ -20,9 +20,12 @@ from dduomq.actors.following import follow
 from dduomq.actors.isr import RecordWriter
 from dduomq.actors.link import Links, LinkWorld
 from dduomq.actors.partition_world import PartitionWorld
+from dduomq.actors.quorum import QuorumWorld
+from dduomq.actors.quorum_messages import QuorumView
 from dduomq.actors.registration import Nodes, Registration
 from dduomq.actors.replication import Replication, ReplicationWorld
 from dduomq.actors.supervisor import Supervisor
+from dduomq.cluster.formation import wanted_founders
 from dduomq.cluster.handshake import PeerBook
 from dduomq.cluster.image import (
     CLUSTER,
@@ -35,7 +38,7 @@ from dduomq.cluster.image import (
 )
 from dduomq.cluster.ports import Changed, MetadataStore, Put, Versioned
 from dduomq.config import Address, Config
-from dduomq.errors import ConfigError, UnknownTopicOrPartition
+from dduomq.errors import UnknownTopicOrPartition
 from dduomq.listeners.peer import PeerContext, PeerHandlers, PeerServer
 from dduomq.listeners.peer_calls import call
 from dduomq.listeners.peer_replication import ReplicaServer
@@ -43,6 +46,7 @@ from dduomq.listeners.services import ClientAddress, Services
 from dduomq.log.files import Files
 from dduomq.ports import Buffer, Ports
 from dduomq.stores.embedded import EmbeddedStore
+from dduomq.stores.quorum import QuorumStore
 from dduomq.wire.peer_calls import Call, CallAnswer
 from dduomq.wire.peer_replication import PeerFetch
 
@@ -55,8 +59,11 @@ class Engine(Protocol):
 
     store: MetadataStore
 
+    async def prepare(self, peers: PeerServer) -> None:
+        """Read what is kept here, before other nodes are let in. Raises errors that say what to do."""
+
     async def open(self, nursery: trio.Nursery) -> str:
-        """Return when it can be used, with the cluster's id. Raises `ConfigError`."""
+        """Return when it can be used, with the cluster's id."""
 
 
 EngineMaker: TypeAlias = Callable[["Surroundings", PeerBook, PeerHandlers, Links], Engine]
@@ -83,8 +90,8 @@ class Membership(Protocol):
     peers: PeerServer | None
     corridor: Corridor | None
 
-    def attach(self, services: Services) -> None:
-        """What other nodes may ask of this one."""
+    async def attach(self, services: Services) -> None:
+        """Be ready for what other nodes ask, before the listeners are opened."""
 
     async def open(self, nursery: trio.Nursery) -> tuple[str, int]:
         """Have the metadata; the cluster's id and the leader epoch of what this node leads alone."""
@@ -123,7 +130,7 @@ class Alone:
         )
         self.store: MetadataStore = self._embedded
 
-    def attach(self, _services: Services) -> None:
+    async def attach(self, _services: Services) -> None:
         """There are none."""
 
     async def open(self, _nursery: trio.Nursery) -> tuple[str, int]:
@@ -160,7 +167,7 @@ class Member:
         self._around = around
         self._controller = -1
         self._book = PeerBook(
-            node_id=config.node_id, directory_id=around.directory_id, secret=config.cluster_secret, rng=ports.rng,
+            node_id=config.node_id, directory_id="", secret=config.cluster_secret, rng=ports.rng,
             host=own.host, port=own.port,
         )  # fmt: skip
         self._handlers = PeerHandlers()
@@ -191,7 +198,7 @@ class Member:
         assert self._nursery is not None
         self._nursery.start_soon(function, *arguments)  # type: ignore[arg-type]  # coroutine functions all
 
-    def attach(self, services: Services) -> None:
+    async def attach(self, services: Services) -> None:
         clock, disk, routes = services.clock, services.disk, services.routes
 
         def find(topic_id: str, partition: int) -> Mailbox:
@@ -206,6 +213,8 @@ class Member:
         self._services = services
         self._handlers.on_request(Call, answer)
         self._handlers.on_request(PeerFetch, ReplicaServer(find, clock, disk).fetch)
+        assert self.peers is not None
+        await self._engine.prepare(self.peers)
 
     async def open(self, nursery: trio.Nursery) -> tuple[str, int]:
         """Found the cluster, join it, or come back to it. This waits for the others."""
@@ -257,7 +266,8 @@ class Member:
         )  # fmt: skip
 
     async def leave(self) -> None:
-        await self._registration.leave(LEAVE_TIMEOUT_S)
+        if self._registration.is_registered:
+            await self._registration.leave(LEAVE_TIMEOUT_S)
 
     def nodes(self, listener: str) -> Sequence[ClientAddress]:
         records = self._registration.nodes.records
@@ -273,6 +283,35 @@ def _reached(record: NodeRecord, listener: str) -> ClientAddress:
     return ClientAddress(record.node_id, found[0].host, found[0].port)
 
 
+class QuorumEngine:
+    """The cluster's own metadata engine: this node is a member of its quorum, or learns from it."""
+
+    def __init__(self, around: Surroundings, book: PeerBook, handlers: PeerHandlers, links: Links) -> None:
+        ports, config = around.ports, around.config
+        book.wanted = wanted_founders([peer.node_id for peer in config.peers])
+        self._around = around
+        self._links = links
+        self._handlers = handlers
+        self._book = book
+        world = QuorumWorld(
+            cast(Files, ports.files), f"{config.data_dir}/quorum", around.disk, ports.rng, book, links, QuorumView(),
+            around.log,
+        )  # fmt: skip
+        self._quorum = QuorumStore(world, session_timeout_ms=config.session_timeout_ms)
+        self.store: MetadataStore = self._quorum
+
+    async def prepare(self, peers: PeerServer) -> None:
+        self._around.supervisor.start(self._quorum.mailbox, self._quorum.actor)
+        await self._quorum.open()
+        self._quorum.serve(self._handlers)
+        peers.on_peer = self._quorum.met
+
+    async def open(self, nursery: trio.Nursery) -> str:
+        nursery.start_soon(self._quorum.run)
+        await self._quorum.formed()
+        return self._book.cluster_id
+
+
 def open_engine(around: Surroundings, book: PeerBook, handlers: PeerHandlers, links: Links) -> Engine:
     """The engine that `--metadata` names."""
-    raise ConfigError("--peers: this release runs one node; leave --peers out")
+    return QuorumEngine(around, book, handlers, links)

@@ -24,12 +24,8 @@ from dduomq.limits import (
 )
 
 RANKS = {
-<<<<<<< HEAD
-    "listener": 0, "admin": 1, "janitor": 2, "router": 3, "controller": 4, "coordinator": 4, "wheel": 4, "partition": 5,
-=======
-    "listener": 0, "admin": 1, "janitor": 2, "router": 3, "coordinator": 4, "wheel": 4, "quorum": 5, "partition": 5,
->>>>>>> e77e06751677b524c10df7a52ab19b8994d419f6
-    "disk": 6,
+    "listener": 0, "admin": 1, "janitor": 2, "router": 3, "controller": 4, "coordinator": 4, "wheel": 4, "quorum": 5,
+    "partition": 5, "disk": 6,
 }  # fmt: skip
 
 
