@@ -53,7 +53,7 @@ class Story:
                 with trio.move_on_after(2):
                     await self.look(record.leader)
             except DduomqError as error:
-                assert error.retriable or error.code == 1, error
+                assert error.retriable or error.code == 1, error  # noqa: PT017
 
     async def look(self, leader):
         plan = await self.cluster.read(leader, self.rng.randrange(max(len(self.seen), 1)))
@@ -146,7 +146,7 @@ class Story:
         for node in cluster.nodes.values():
             node.platter.faults.sync_fails, node.platter.faults.is_full, node.platter.bugs = 0.0, False, 0
         with trio.fail_after(300):
-            while self.away:
+            while self.away:  # noqa: ASYNC110  # they come back by themselves
                 await trio.sleep(0.1)
             while True:
                 for node in cluster.nodes.values():
