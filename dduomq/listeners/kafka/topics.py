@@ -249,6 +249,4 @@ async def _grow(asking: Asking, topic: Body) -> None:
             raise InvalidRequest(f"{count - held.record.partitions} partitions are new, {len(assigned)} are assigned")
         assignment = [entry["broker_ids"] for entry in assigned]
         _check_assigned(services, assignment)
-    await services.admin.add_partitions(
-        name, count, validate_only=asking.body["validate_only"], assignment=assignment
-    )
+    await services.admin.add_partitions(name, count, validate_only=asking.body["validate_only"], assignment=assignment)
