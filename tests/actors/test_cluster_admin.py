@@ -10,7 +10,8 @@ from dduomq.actors.actor import Mailbox
 from dduomq.actors.admin import Admin, TopicDefaults
 from dduomq.actors.cluster_admin import ClusterAdmin
 from dduomq.actors.registration import Registration
-from dduomq.actors.router import AwaitTopic, Routes, TopicRoute
+from dduomq.actors.router import AwaitTopic
+from dduomq.actors.routes import Routes, TopicRoute
 from dduomq.cluster.image import (
     ADMITTED,
     CONTROLLER,
@@ -83,7 +84,7 @@ class World:
 async def world(nursery):
     engine = MemoryEngine(Random(3))
     nursery.start_soon(engine.run)
-    store, clock, routes, router = engine.store(1), SimClock(), Routes(), Mailbox("router")
+    store, clock, routes, router = engine.store(1), SimClock(), Routes(1), Mailbox("router")
     registration = Registration(store, NodeRecord(1, "d1", ()), clock=clock, rng=Random(1), log=silent_log())
     await nursery.start(registration.run)
     cluster = ClusterAdmin(store, registration, peers=(1, 2, 3), log=silent_log())
@@ -107,7 +108,7 @@ async def _route(router, world):
             table.pop(message.name, None)
             if record is not None:
                 boxes = tuple(Mailbox(f"{record.name}-{at}") for at in range(record.partitions))
-                table[record.name] = TopicRoute(record, TopicSettings.from_config(record.config), boxes)
+                table[record.name] = TopicRoute(record, TopicSettings.from_config(record.config), boxes, ())
             world.routes.table = table
             message.reply.set(None)
 
