@@ -48,9 +48,9 @@ async def elect_leaders(asking: Asking) -> Body:
     for topic, partitions in wanted:
         found = []
         for partition in partitions:
-            error = await _elect(asking, topic, partition, is_unclean=is_unclean)
-            if named is not None or not isinstance(error, ElectionNotNeeded):
-                found.append(_result("partition_id", partition, error))
+            refused = await _elect(asking, topic, partition, is_unclean=is_unclean)
+            if named is not None or not isinstance(refused, ElectionNotNeeded):
+                found.append(_result("partition_id", partition, refused))
         if found:
             results.append({"topic": topic, "partition_result": found})
     return {"error_code": 0, "replica_election_results": results}
@@ -91,7 +91,7 @@ async def _alter(asking: Asking, topic: str, part: Body, *, may_change: bool) ->
         record = route.records[partition]
         if replicas is not None and not may_change and len(replicas) != len(_targets(record)):
             raise InvalidReplicaAssignment(
-                f"{topic}-{partition} has {len(_targets(record))} replicas, and may not change"
+                f"{topic}-{partition} has {len(_targets(record))} replicas, which is not to change"
             )
         cluster = asking.services.admin.cluster
         if cluster is not None:
