@@ -82,6 +82,7 @@ from dduomq.wire.raft_messages import LogEntry, Peer, Snapshot
 
 BEAT_TICKS = 6  # a leader that is not sure by then answers without
 PROMOTE_TICKS = 20
+READIES_MAX = 64  # at once; the rest waits for the next message, a tick at the latest
 
 
 @attrs.frozen
@@ -103,6 +104,7 @@ class QuorumActor(Actor):
 
     __slots__ = (
         "_bytes", "_client", "_clock", "_frozen_at", "_is_saving", "_member", "_raft", "_reads", "_ready", "_snapshot",
+        "_unreached",
         "_view", "_waiting", "_wal", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
@@ -132,6 +134,7 @@ class QuorumActor(Actor):
         self._waiting: dict[int, tuple[int, Reply[Any]]] = {}  # by index: the term, and who waits
         self._reads = QuorumReads(world.rng)
         self._bytes = 0  # applied since the last snapshot
+        self._unreached: list[Peer] = []  # members that a snapshot did not go to
         self._frozen_at = 0  # an index at which the state is being encoded
         self._snapshot: tuple[int, bytes] | None = None  # that waits until the log is free
 
@@ -240,6 +243,9 @@ class QuorumActor(Actor):
         if raft is None:
             return
         raft.tick()
+        for peer in self._unreached:  # not at once: the machine would send it again at once
+            raft.unreachable(peer)
+        self._unreached.clear()
         for session in clock.tick(view.state.sessions.values(), view.applied):
             if raft.leadership is not None:
                 self._try(partial(raft.propose, commands.encode(ExpireSession(session))))
@@ -326,7 +332,7 @@ class QuorumActor(Actor):
 
     def _work(self, raft: Raft) -> None:
         self._reads.ask(raft, self._clock.now)
-        while True:
+        for _ in range(READIES_MAX):
             ready = raft.ready()
             if ready is None:
                 break
@@ -355,8 +361,7 @@ class QuorumActor(Actor):
     def _finish(self, raft: Raft, ready: Ready) -> bool:
         """Say, apply and answer what is on the disk. False: this member can't go on."""
         world = self._world
-        for peer in send_all(world.links, world.book.cluster_id, ready.messages):
-            raft.unreachable(peer)
+        self._unreached += send_all(world.links, world.book.cluster_id, ready.messages)
         try:
             if ready.snapshot is not None:
                 self._restore(ready.snapshot)

@@ -37,17 +37,17 @@ class _Watcher:
             self.resync()
         self._event.set()
 
-    async def take(self) -> AsyncIterator[Changed | Resync]:
-        while True:
-            if self._must_scan:
-                self._must_scan = False
-                yield Resync()
-            elif self._changes:
-                key = next(iter(self._changes))
-                yield self._changes.pop(key)
-            else:
-                self._event = trio.Event()
-                await self._event.wait()
+    def __aiter__(self) -> "_Watcher":
+        return self
+
+    async def __anext__(self) -> Changed | Resync:
+        while not self._must_scan and not self._changes:
+            self._event = trio.Event()
+            await self._event.wait()
+        if self._must_scan:
+            self._must_scan = False
+            return Resync()
+        return self._changes.pop(next(iter(self._changes)))
 
 
 class Watchers:
@@ -72,6 +72,6 @@ class Watchers:
         watcher = _Watcher(prefix)
         self._watchers.append(watcher)
         try:
-            yield watcher.take()
+            yield watcher
         finally:
             self._watchers.remove(watcher)
