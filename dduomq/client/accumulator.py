@@ -220,6 +220,11 @@ class PartitionQueue:
         self._trouble = error
         self.not_before = max(self.not_before, until)
 
+    def welcome(self) -> None:
+        """Another node leads: there is nothing to wait for any more, but for an identity."""
+        if self.not_before != float("inf"):
+            self.not_before = 0.0
+
     @property
     def may_identify(self) -> bool:
         """Whether a new identity is wanted and nothing of the old one is under way."""

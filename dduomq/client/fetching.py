@@ -1,10 +1,10 @@
 """Fetches of one topic's partitions, one under way at each node that leads some of them.
 
 Always true: whoever asks gets what has come from any node, and does not wait for the others; their fetches stay under
-way, and what they bring is for the next one who asks.
+way, and what they bring is for the next one who asks, if that is still what is wanted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import anyio
@@ -18,6 +18,7 @@ from dduomq.wire import native
 
 GRACE_MS = 10_000
 SLACK_S = 0.5
+AWAY_S = 0.1
 Make: TypeAlias = Callable[[Sequence[int]], native.Fetch]
 
 
@@ -29,6 +30,11 @@ class Came:
     fetched: native.Fetched | None
     payload: memoryview
     error: DduomqError | None
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it says anything but that there is nothing."""
+        return self.fetched is None or any(part.code or part.size for part in self.fetched.parts)
 
 
 @attrs.frozen
@@ -55,24 +61,32 @@ class Fetching:
         nodes = await self._wire.by_leader(self._topic, partitions)
         if len(nodes) == 1 and not self._under_way:
             return [await self._ask(make(partitions))]
-        ended: list[Came] = []
+        wanted = {node_id: make(some) for node_id, some in nodes.items()}
+        self._abandon_others(wanted)
         until = anyio.current_time() + make(()).max_wait_ms / 1000 + SLACK_S
-        for node_id, some in nodes.items():
-            if node_id not in self._under_way:
-                failed = await self._post(node_id, make(some))
-                if failed is not None:
-                    ended.append(failed)
-        while not ended:
+        before = set(self._under_way)  # these may wait less long than the asker would
+        ended: list[Came] = []
+        while not ended and anyio.current_time() < until:
+            for node_id in sorted(wanted, key=self._is_away):
+                if node_id not in self._under_way:
+                    before.discard(node_id)
+                    ended += await self._post(node_id, wanted[node_id])
             self._came = anyio.Event()
             answered = [node_id for node_id, asked in self._under_way.items() if asked.pending.is_answered]
-            ended = [self._take(node_id) for node_id in answered]
-            if not ended:
+            taken = {node_id: self._take(node_id) for node_id in answered}
+            ended += [came for node_id, came in taken.items() if node_id not in before or came.is_news]
+            if not ended and not taken:
                 with anyio.move_on_after(min(until, self._first_deadline()) - anyio.current_time()):
                     await self._came.wait()
                 ended = self._late(anyio.current_time())
-            if not ended and anyio.current_time() >= until:
-                break  # what is under way was asked for by somebody with more time
         return ended
+
+    def _abandon_others(self, wanted: Mapping[int, native.Fetch]) -> None:
+        """Forget fetches that ask for something else than is wanted: there was a seek, a pause, or another leader."""
+        for node_id, asked in list(self._under_way.items()):
+            if node_id not in wanted or _asks_for(wanted[node_id]) != _asks_for(asked.body):
+                asked.pending.forget()
+                del self._under_way[node_id]
 
     async def _ask(self, body: native.Fetch) -> Came:
         try:
@@ -81,15 +95,23 @@ class Fetching:
         except DduomqError as error:
             return Came(body.parts, None, memoryview(b""), error)
 
-    async def _post(self, node_id: int, body: native.Fetch) -> Came | None:
+    async def _post(self, node_id: int, body: native.Fetch) -> list[Came]:
+        """[], or its end, if that has come already; a node that is away must not hold up what others bring."""
         timeout_ms = body.max_wait_ms + GRACE_MS
+        pending: Pending | None = None
         try:
-            pending = await self._wire.post(body, timeout_ms)
+            with anyio.move_on_after(AWAY_S if self._under_way and self._is_away(node_id) else None):
+                pending = await self._wire.post(body, timeout_ms)
         except DduomqError as error:
-            return Came(body.parts, None, memoryview(b""), error)
+            return [Came(body.parts, None, memoryview(b""), error)]
+        if pending is None:
+            return []
         self._under_way[node_id] = _Asked(body, pending, anyio.current_time() + timeout_ms / 1000)
         pending.call(lambda: self._came.set())
-        return None
+        return []
+
+    def _is_away(self, node_id: int) -> bool:
+        return self._wire.nodes.live(node_id) is None
 
     def _take(self, node_id: int) -> Came:
         """The answer of a fetch that has one."""
@@ -117,3 +139,7 @@ class Fetching:
                 error = asked.pending.late(f"node {node_id} gave no answer")
                 ended.append(Came(asked.body.parts, None, memoryview(b""), error))
         return ended
+
+
+def _asks_for(body: native.Fetch) -> set[tuple[int, int]]:
+    return {(part.partition, part.offset) for part in body.parts}

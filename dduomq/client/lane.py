@@ -27,6 +27,9 @@ class Owner(Protocol):
     request_timeout_s: float
     linger_s: float
 
+    @property
+    def lookup_s(self) -> float: ...
+
     def identify(self, queue: PartitionQueue) -> None: ...
 
     def backoff(self, retries: int) -> float: ...
@@ -167,9 +170,11 @@ class Lane:
     def _fail(self, batches: Batches, error: DduomqError) -> None:
         now = anyio.current_time()
         for queue, batch in batches:
+            pause = self._owner.backoff(batch.retries + 1)
             if isinstance(error, LEADER_IN_DOUBT):
                 self._owner.doubt(queue.topic)
-            queue.failed(batch, error, now, self._owner.backoff(batch.retries + 1))
+                pause = max(pause, self._owner.lookup_s)
+            queue.failed(batch, error, now, pause)
             self._left(queue)
         self.wake()
         self._owner.tidy()

@@ -83,7 +83,13 @@ class Nodes:
             raise
 
     def _is_fit(self, connection: Connection, without: Collection[int]) -> bool:
-        return connection.broken is None and not connection.is_silent and connection.node_id not in without
+        """Works, and is not one that another should be asked instead of, where there is another."""
+        is_silent = connection.is_silent and self._has_others
+        return connection.broken is None and not is_silent and connection.node_id not in without
+
+    @property
+    def _has_others(self) -> bool:
+        return self._routes.is_cluster or len(self._addresses) > 1
 
     # --- making one ---------------------------------------------------------------------------------
 
@@ -136,7 +142,7 @@ class Nodes:
         self, places: Iterable[HostPort], is_wanted: Callable[[Connection], bool]
     ) -> Connection:  # fmt: skip
         failures = []
-        hurry = HURRY_S if self._routes.is_cluster or len(self._addresses) > 1 else None
+        hurry = HURRY_S if self._has_others else None
         for host, port in places:
             try:
                 with anyio.fail_after(hurry):

@@ -24,6 +24,7 @@ from dduomq.wire import native
 from dduomq.wire.compress import Compression
 
 TICK_S = 0.25
+LOOKUP_S = 0.2
 
 
 @attrs.frozen
@@ -227,6 +228,7 @@ class Producer:
         if before is lane or queue.is_held:
             return
         self._homes[queue] = lane
+        queue.welcome()
         if before is not None and queue in before.active:
             del before.active[queue]
             lane.active[queue] = None
@@ -253,6 +255,11 @@ class Producer:
     def doubt(self, topic: str) -> None:
         """Who leads it is to be looked up again."""
         self._wire.doubt(topic)
+
+    @property
+    def lookup_s(self) -> float:
+        """So long nobody is asked again who may lead no more: meanwhile it is known who does."""
+        return LOOKUP_S if self._wire.routes.is_cluster else 0.0
 
     def identify(self, queue: PartitionQueue) -> None:
         """A producer identity for a partition is wanted, or a new epoch of it."""

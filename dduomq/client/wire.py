@@ -32,7 +32,15 @@ from dduomq.client.routing import (
     trouble_in,
 )
 from dduomq.client.tasks import Background
-from dduomq.errors import DduomqError, LeaderNotAvailable, NetworkError, NodeStopping, OutcomeUnknown, UsageError
+from dduomq.errors import (
+    DduomqError,
+    LeaderNotAvailable,
+    NetworkError,
+    NodeStopping,
+    OutcomeUnknown,
+    RequestTimedOut,
+    UsageError,
+)
 from dduomq.limits import CLIENT_COORDINATORS_MAX
 from dduomq.ports import Buffer
 from dduomq.wire import native
@@ -169,14 +177,18 @@ class Wire:
         return await self._ask_at(spot, body, timeout_ms, surely=surely)
 
     async def _ask_any(self, body: object, timeout_ms: int) -> tuple[Any, memoryview]:
+        deadline = anyio.current_time() + timeout_ms / 1000
         tried: dict[int, None] = {}
         connection = await self.nodes.any()
         while True:
+            tried[connection.node_id] = None
+            patience_ms = max(1, round((deadline - anyio.current_time()) * 1000))
+            if len(tried) < len(self.routes.nodes) and type(body) in IDEMPOTENT:
+                patience_ms = min(patience_ms, TRY_MS)
             try:
-                plain, payload = await connection.ask(body, timeout_ms)
+                plain, payload = await connection.ask(body, patience_ms)
             except DduomqError as error:
-                tried[connection.node_id] = None
-                if not _may_be_said_again(body, error, connection):
+                if anyio.current_time() >= deadline or not _may_be_said_again(body, error):
                     raise
                 try:
                     connection = await self.nodes.any(tried)
@@ -196,7 +208,7 @@ class Wire:
             connection, answer = None, None
             try:
                 connection = await self._way(spot)
-                answer = await connection.ask(body, self._patience_ms(body, deadline, timeout_ms, surely=surely))
+                answer = await connection.ask(body, self._patience_ms(body, deadline, tries, surely=surely))
                 error = trouble_in(body, answer[0])
                 if error is None:
                     return answer
@@ -212,13 +224,13 @@ class Wire:
                 await anyio.sleep(pause)
                 pause = min(pause * 2, AGAIN_MAX_S)
 
-    def _patience_ms(self, body: object, deadline: float, timeout_ms: int, *, surely: bool) -> int:
+    def _patience_ms(self, body: object, deadline: float, tries: int, *, surely: bool) -> int:
         """How long one node may take; one that is gone without a word must not have all the time there is."""
-        left = max(1, int((deadline - anyio.current_time()) * 1000))
+        left: int = max(1, round((deadline - anyio.current_time()) * 1000))
         if surely and self.routes.is_cluster and type(body) in IDEMPOTENT:
             waits: int = getattr(body, "max_wait_ms", 0) or getattr(body, "wait_ms", 0)
-            return min(left, waits + TRY_MS)
-        return min(left, timeout_ms)
+            left = min(left, waits + TRY_MS * (1 << tries))
+        return left  # a broker that is slow, or waits for something, is given its time
 
     def _is_worth_another_try(
         self, body: object, error: DduomqError, connection: Connection | None, tries: int, deadline: float,
@@ -230,7 +242,7 @@ class Wire:
             return surely or tries == 1
         if not surely or not self.routes.is_cluster:
             return False
-        if isinstance(error, OutcomeUnknown):
+        if isinstance(error, OutcomeUnknown | RequestTimedOut):
             return type(body) in IDEMPOTENT and connection is not None
         return isinstance(error, PASSING)
 
@@ -330,11 +342,8 @@ class Wire:
         return join_answers(sum(map(len, nodes.values())), answers), memoryview(b"")
 
 
-def _may_be_said_again(body: object, error: DduomqError, connection: Connection) -> bool:
+def _may_be_said_again(body: object, error: DduomqError) -> bool:
     """Whether another node may be asked: nothing was carried out, or nothing more would be."""
     if isinstance(error, NetworkError):
         return True
-    if isinstance(error, NodeStopping):
-        return type(body) in IDEMPOTENT
-    is_lost = connection.broken is not None or connection.is_silent
-    return isinstance(error, OutcomeUnknown) and is_lost and type(body) in IDEMPOTENT
+    return isinstance(error, NodeStopping | OutcomeUnknown | RequestTimedOut) and type(body) in IDEMPOTENT

@@ -159,6 +159,10 @@ class Link:
         self._client.break_off()
         self._node.break_off()
 
+    @property
+    def is_over(self):
+        return self._client.is_over
+
     async def run(self):
         try:
             async with trio.open_nursery() as nursery:

@@ -73,13 +73,45 @@ async def test_a_silent_node_is_passed_by(autojump_clock):
             await mq.send("t", "0", partition=partition)
         cluster.fronts[1].freeze()
         await mq.send("t", "1", partition=1)
-        with anyio.fail_after(20):
+        with anyio.fail_after(4):  # the request's time, and a question to another node
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(lambda: mq.send("t", "1", partition=0))
                 await anyio.sleep(1)
                 await cluster.elect_without(1)
         assert await mq.admin.count_delayed() == 0
         assert (await mq.pull("t", partition=0))[-1].raw_value == b"1"
+
+
+async def test_a_node_that_says_nothing_is_asked_for_nothing_that_others_know(autojump_clock):
+    """Once it has been waited for in vain, the next question goes elsewhere at once."""
+    async with split() as cluster, cluster.connect(1, 2, 3) as mq:
+        await mq.admin.list_topics()
+        cluster.fronts[1].freeze()
+        with anyio.fail_after(6):
+            await mq.admin.list_topics()
+        with anyio.fail_after(0.1):
+            await mq.admin.list_topics()
+        cluster.fronts[1].thaw()
+        with anyio.fail_after(1):
+            await mq.send("t", "0", partition=0)
+
+
+async def test_whoever_comes_to_a_node_by_two_ways_has_one_connection(autojump_clock):
+    """One asks for any node, one for this: both begin to dial."""
+    async with split() as cluster, cluster.connect(3) as mq:
+        await mq.send("t", "0", partition=2)
+        found = []
+
+        async def ask(question):
+            found.append(await question)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, mq._wire.nodes.node(1))
+            tasks.start_soon(ask, mq._wire.nodes.any({2, 3}))
+        assert found[0] is found[1]
+        assert cluster.dialled == [3, 1, 1]
+        await trio.sleep(1)
+        assert [link.is_over for link in cluster.fronts[1].links].count(False) == 1
 
 
 # --- sending ----------------------------------------------------------------------------------------
@@ -150,21 +182,25 @@ async def test_a_batch_that_comes_again_by_another_node_is_the_same(autojump_clo
 
 
 async def test_nothing_goes_to_the_new_leader_before_the_old_one_has_answered(autojump_clock):
-    """The client knows of the new leader, but five batches are at the old one: who of them is stored nobody knows."""
+    """The client knows of the new leader, but some batches are at the old one: who of them is stored nobody knows."""
     async with split() as cluster, cluster.connect(request_timeout=10, batch_bytes=200) as mq:
         await mq.send("t", "0", partition=0)
         cluster.fronts[1].mute.add("Produce")
-        deliveries = [await mq.send_async("t", str(number), partition=0) for number in range(1, 100)]
-        await until(lambda: len(cluster.produced) >= 6)
+        deliveries = [await mq.send_async("t", str(number), partition=0) for number in range(1, 16)]
+        await until(lambda: len(cluster.produced) > 1)
+        await trio.sleep(1)
+        under_way = len(cluster.produced)
+        assert 2 <= under_way <= 5, "of five that may be under way one is left, at least"
         cluster.leaders["t", 0] = (2, 5)
         mq._wire.doubt("t")
         await until(lambda: mq._wire.routes.leader("t", 0).node_id == 2)
+        deliveries += [await mq.send_async("t", str(number), partition=0) for number in range(16, 100)]
         await trio.sleep(2)
-        assert {node_id for node_id, *_ in cluster.produced} == {1}
+        assert len(cluster.produced) == under_way
         await cluster.fronts[1].unmute()
         results = [await delivery for delivery in deliveries]
         assert [result.offset for result in results] == list(range(1, 100))
-        assert cluster.produced[-1][0] == 2
+        assert {node_id for node_id, *_ in cluster.produced[under_way:]} == {2}
         assert (await stored(cluster))[0] == list(range(100))
         headers = [read_header(data) for *_, data in cluster.produced]
         assert len({(header.producer_id, header.producer_epoch) for header in headers}) == 1
@@ -259,7 +295,8 @@ async def test_a_reader_follows_all_leaders(autojump_clock):
 
         async def read():
             async for record in reader:
-                seen.append((record.partition, value(record)))  # noqa: PERF401  # it is looked at meanwhile
+                place = (record.partition, value(record))
+                seen.append(place)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
@@ -288,6 +325,69 @@ async def test_a_node_without_news_holds_up_no_reader(autojump_clock):
             assert [value(record) for record in await reader.pull()] == [2]
         assert before == cluster.fronts[1].asked.count("Fetch") == 1
         assert await reader.pull(timeout=0.1) == []
+
+
+async def test_a_node_that_is_away_holds_up_no_reader(autojump_clock):
+    """What it leads is missing until somebody else leads it; the rest comes."""
+    async with split() as cluster, cluster.connect() as mq, mq.reader("t") as reader:
+        seen = []
+
+        async def read():
+            async for record in reader:
+                number = value(record)
+                seen.append(number)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            for number in range(3):
+                await mq.send("t", str(number), partition=number)
+            await until(lambda: len(seen) == 3)
+            await cluster.kill(2, elect=False)
+            for number in range(3, 20):
+                with anyio.fail_after(2):
+                    await mq.send("t", str(number), partition=0)
+                    await until(lambda: len(seen) == number + 1)  # noqa: B023  # it is awaited at once
+            tasks.cancel_scope.cancel()
+        assert sorted(seen) == list(range(20))
+
+
+async def test_a_reader_that_seeks_waits_for_nothing_that_it_has_asked_before(autojump_clock):
+    """Fetches of long ago are under way: one at the place where it was is of no use."""
+    async with split() as cluster, cluster.connect() as mq:
+        for number in range(6):
+            await mq.send("t", str(number), partition=number % 2)
+        async with mq.reader("t", start="latest", wait=30) as reader:
+            assert await reader.pull(timeout=0.1) == []
+            with anyio.fail_after(1):
+                reader.seek(0, 1)
+                assert [value(record) for record in await reader.pull()] == [2, 4]
+                reader.pause(1)
+                reader.seek(1, 0)
+                await mq.send("t", "6", partition=0)
+                assert [value(record) for record in await reader.pull()] == [6]
+                reader.resume(1)
+                assert [value(record) for record in await reader.pull()] == [1, 3, 5]
+
+
+@pytest.mark.parametrize("partitions", [[0], [0, 1]])
+async def test_what_was_asked_for_before_a_seek_does_not_count(autojump_clock, partitions):
+    """It comes afterwards, and must neither be shown nor move the reader."""
+    async with split() as cluster, cluster.connect() as mq:
+        for number in range(3):
+            await mq.send("t", str(number), partition=0)
+        async with mq.reader("t", partitions=partitions, start="latest", wait=30) as reader:
+            seen = []
+
+            async def read():
+                while len(seen) < 4:
+                    seen.extend(map(value, await reader.pull()))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(read)
+                await trio.sleep(1)
+                reader.seek(0, 0)
+                await mq.send("t", "3", partition=0)
+            assert seen == [0, 1, 2, 3]
 
 
 # --- groups -----------------------------------------------------------------------------------------
@@ -345,6 +445,26 @@ async def test_a_stream_is_moved_when_only_the_metadata_says_so(autojump_clock):
                 await until(lambda: len(seen) == 2)
             tasks.cancel_scope.cancel()
         assert seen == [(0, 0), (0, 1)]
+
+
+async def test_a_stream_goes_to_the_new_leader_though_the_old_one_has_not_ended_it(autojump_clock):
+    """Somebody else's request has shown that the leader is another one."""
+    async with split() as cluster, cluster.connect() as mq:
+        cluster.coordinators["g"] = 3
+        seen = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(consume, mq, seen, [])
+            await mq.send("t", "0", partition=0)
+            await until(lambda: len(seen) == 1)
+            streams = cluster.fronts[2].asked.count("Push")
+            await cluster.move(("t", 0), 2, tell=False)
+            await mq.send("t", "1", partition=0)
+            await until(lambda: cluster.fronts[2].asked.count("Push") == streams + 1)
+            await until(lambda: len(seen) == 2)
+            await trio.sleep(1)
+            tasks.cancel_scope.cancel()
+        assert seen == [(0, 0), (0, 1)]
+        assert cluster.fronts[1].asked.count("Credit") > 0
 
 
 @pytest.mark.parametrize("is_dead", [False, True])
