@@ -20,6 +20,7 @@ HOST = "127.0.0.1"
 START_S = 60
 STOP_S = 30
 POLL_S = 0.05
+READY = b'"event": "node_ready"'
 
 
 class LocalCluster:
@@ -38,7 +39,7 @@ class LocalCluster:
             for node_id in self.addresses:
                 self._processes[node_id] = self._start(node_id)
             deadline = time.monotonic() + START_S
-            while not all(map(_answers, self.addresses.values())):
+            while not all(map(self._is_ready, self.addresses)):
                 self.check()
                 if time.monotonic() > deadline:
                     raise ConfigError(f"the nodes were not up within {START_S} s; their logs are in {self._data}")
@@ -64,11 +65,14 @@ class LocalCluster:
 
     def _last_line(self, node_id: int) -> str:
         lines = self._log(node_id).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+
+    def _is_ready(self, node_id: int) -> bool:
+        return READY in self._log(node_id).read_bytes()
 
     def _start(self, node_id: int) -> "subprocess.Popen[bytes]":
         arguments = ["--id", str(node_id), "--data", str(self._data / f"node-{node_id}")]
-        arguments += ["--listen", self.addresses[node_id]]
+        arguments += ["--listen", self.addresses[node_id], "--log-format", "json"]
         if len(self.addresses) > 1:
             arguments += ["--peers", ",".join(f"{each}@{address}" for each, address in self.addresses.items())]
         with self._log(node_id).open("wb") as log:
@@ -99,15 +103,6 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _free_ports(count: int) -> list[int]:

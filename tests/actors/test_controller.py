@@ -28,6 +28,7 @@ from dduomq.cluster.image import (
     encode_value,
     partition_key,
 )
+from dduomq.cluster.ports import Check, MetadataConflict, MetadataUnavailable, MetadataUnknown, Put
 from dduomq.limits import ORPHAN_GRACE_MS, PREFERRED_GRACE_MS
 from dduomq.observe import silent_log
 from dduomq.testing.clock import SimClock
@@ -333,6 +334,71 @@ async def test_whatever_happens_it_ends_well(world, autojump_clock, seed):
     assert all(record.leader != NO_LEADER for record in world.all())
     status = await world.running[world.controller()][2].status()
     assert (status.waiting, status.writing, status.partitions) == (0, 0, 40)
+
+
+class Leaders:
+    """What leaders do: take replicas into the set that have caught up, under the epoch that those fetched with."""
+
+    def __init__(self, world, rng):
+        self.world = world
+        self.rng = rng
+        self.joined = {}
+
+    def found(self):
+        """Everybody who is in a set now joined under the epoch of now."""
+        for record in self.world.all():
+            for node in record.isr:
+                self.joined[record.key, node] = self.world.running[node][1].epoch
+
+    async def run(self):
+        while True:
+            await trio.sleep(self.rng.uniform(0.001, 0.02))
+            record = self.rng.choice(self.world.all())
+            held = self.world.engine.state.get(record.key)
+            ready = [node for node in record.replicas if node not in record.isr and node in self.world.running]
+            if not ready or record.leader not in self.world.running:
+                continue
+            node = self.rng.choice(ready)
+            epoch = self.world.running[node][1].epoch
+            wider = attrs.evolve(record, isr=(*record.isr, node), partition_epoch=record.partition_epoch + 1)
+            operations = [Check(held.key, held.version), Check(f"/nodes/{node}", epoch)]
+            try:
+                store = self.world.engine.store(record.leader)
+                await store.txn([*operations, Put(held.key, encode_partition(wider))])
+            except (MetadataConflict, MetadataUnavailable):
+                continue
+            except MetadataUnknown:
+                if self.world.engine.state.get(held.key).value != encode_partition(wider):
+                    continue
+            self.joined[held.key, node] = epoch
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_who_is_in_sync_joined_under_the_registration_of_now(world, nursery, autojump_clock, seed):
+    """While one node stays, nobody else is in a set for what it was before it went: however quickly it came back."""
+    rng, engine = Random(seed), world.engine
+    for node_id in (1, 2, 3, 4):
+        await world.start(node_id)
+    world.topic("t", [(*rng.sample((1, 2, 3), 2), 4) for _ in range(30)])
+    leaders = Leaders(world, rng)
+    leaders.found()
+    nursery.start_soon(leaders.run)
+    engine.faults = Faults(conflict=0.05, unknown=0.05, unavailable=0.05, resync=0.2, latency_s=(0.001, 0.1))
+    for _ in range(25):
+        node_id = rng.choice((1, 2, 3))
+        if rng.random() < 0.7:
+            await world.kill(node_id)
+            await world.start(node_id)
+        else:
+            engine.expire(node_id)
+        await trio.sleep(rng.choice((0, 0, 0.1, 2)))
+    engine.faults = Faults()
+    await trio.sleep(30)
+    check_always(world.all())
+    for record in world.all():
+        assert set(record.isr) == set(record.replicas)
+        for node in record.isr:
+            assert leaders.joined[record.key, node] == world.running[node][1].epoch, (record, node)
 
 
 def check_always(records):
