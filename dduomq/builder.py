@@ -285,6 +285,7 @@ class Builder:
         admin = Admin(
             store=membership.store, routes=routes, router=self._router, clock=ports.clock, rng=ports.rng,
             log=self._log, defaults=TopicDefaults(config.default_partitions, config.auto_create_topics, config.topic),
+            cluster=membership.cluster,
         )  # fmt: skip
         topics = GroupTopics(admin, routes, self._log, nursery.start_soon)
 

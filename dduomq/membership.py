@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from dduomq.actors.actor import Mailbox
+from dduomq.actors.cluster_admin import ClusterAdmin
 from dduomq.actors.controller import Controller
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.door import Corridor
@@ -82,9 +83,10 @@ class Surroundings:
 
 
 class Membership(Protocol):
-    """`peers` and `corridor` are None for a node alone."""
+    """`peers`, `corridor` and `cluster` are None for a node alone."""
 
     store: MetadataStore
+    cluster: ClusterAdmin | None
     peers: PeerServer | None
     corridor: Corridor | None
 
@@ -115,6 +117,7 @@ class Alone:
 
     peers: PeerServer | None = None
     corridor: Corridor | None = None
+    cluster: ClusterAdmin | None = None
 
     def __init__(self, around: Surroundings) -> None:
         config = around.config
@@ -178,6 +181,10 @@ class Member:
         self._registration = Registration(
             self.store, NodeRecord(config.node_id, around.directory_id, reached, config.zone), clock=ports.clock,
             rng=ports.rng, log=around.log, session_timeout_ms=config.session_timeout_ms,
+        )  # fmt: skip
+        self.cluster: ClusterAdmin | None = ClusterAdmin(
+            self.store, self._registration, peers=[peer.node_id for peer in config.peers],
+            default_factor=config.default_replication_factor, log=around.log,
         )  # fmt: skip
         self._writer = RecordWriter(self.store, around.log)
         self._replication = Replication(

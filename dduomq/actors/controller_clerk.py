@@ -27,7 +27,7 @@ from dduomq.actors.controller_messages import (
     Wish,
     Written,
 )
-from dduomq.actors.following import FAILURES, Pause, follow
+from dduomq.actors.following import FAILURES, Decoded, Pause, follow
 from dduomq.actors.nursery import open_flat_nursery
 from dduomq.actors.registration import Registration
 from dduomq.cluster.image import (
@@ -91,6 +91,7 @@ class Clerk:
         self._clock = clock
         self._rng = rng
         self._log = log
+        self._decoded = Decoded(decode_partition)
         self._reign: Reign | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -198,11 +199,21 @@ class Clerk:
         self._mailbox.post(TopicHeld(reign=self.epoch, name=name, record=record, version=change.version))
 
     def _partitions(self, held: Sequence[Versioned]) -> None:
-        self._mailbox.post(PartitionsHeld(reign=self.epoch, records=tuple(map(_written, held))))
+        self._mailbox.post(PartitionsHeld(reign=self.epoch, records=self._all(held)))
 
     def _partition(self, change: Changed) -> None:
-        record = None if change.value is None else decode_partition(change.value)
-        self._mailbox.post(PartitionHeld(reign=self.epoch, written=Written(change.key, record, change.version)))
+        if change.value is None:
+            written = Written(change.key, None, change.version)
+        else:
+            written = self._written(Versioned(change.key, change.value, change.version))
+        self._mailbox.post(PartitionHeld(reign=self.epoch, written=written))
+
+    def _written(self, held: Versioned) -> Written:
+        return Written(held.key, self._decoded.one(held), held.version)
+
+    def _all(self, held: Sequence[Versioned]) -> tuple[Written, ...]:
+        records = self._decoded.all(held)
+        return tuple(Written(each.key, record, each.version) for each, record in zip(held, records, strict=True))
 
     def _epochs(self, held: Sequence[Versioned]) -> None:
         versions = {each.key: each.version for each in held}
@@ -263,7 +274,7 @@ class Clerk:
                 if epoch is None or epoch.version != reign.version:
                     self.resign()
                 held = [(wish.key, await self._store.get(wish.key)) for wish in wishes]
-                return tuple(Written(key, None, 0) if each is None else _written(each) for key, each in held)
+                return tuple(Written(key, None, 0) if each is None else self._written(each) for key, each in held)
             except FAILURES:
                 await pause.failed()
 
@@ -275,8 +286,7 @@ class Clerk:
             except FAILURES:
                 await pause.failed()
             else:
-                records = tuple(map(_written, held))
-                self._mailbox.post(PartitionsRead(reign=reign.epoch, epochs=epochs, records=records))
+                self._mailbox.post(PartitionsRead(reign=reign.epoch, epochs=epochs, records=self._all(held)))
                 return
 
     async def _admit(self, reign: Reign, admitted: Mapping[int, int]) -> None:
@@ -297,10 +307,6 @@ class Clerk:
         if not reign.session.is_valid:
             self.resign()
         return reign.session.is_valid
-
-
-def _written(held: Versioned) -> Written:
-    return Written(held.key, decode_partition(held.value), held.version)
 
 
 async def _cancel_when_lost(session: Session, scope: trio.CancelScope) -> None:

@@ -15,6 +15,8 @@ from dduomq.cluster.image import PartitionRecord, TopicRecord
 from dduomq.cluster.placement import factor_of, load_of, new_records, place
 from dduomq.limits import ORPHAN_GRACE_MS, PREFERRED_GRACE_MS, PREFERRED_PER_TICK
 
+SWEEP_MS = 10_000  # what is not urgent at all is looked at so often
+
 
 @attrs.frozen
 class Held:
@@ -45,6 +47,7 @@ class ControllerImage:
         self._ready: dict[str, int] = {}  # since when the preferred replica could lead
         self._preferred: set[str] = set()  # to be led by their preferred replica
         self._doomed: set[str] = set()  # to be deleted
+        self._swept_ms = -SWEEP_MS
         self._made: dict[str, PartitionRecord] = {}
 
     @property
@@ -186,8 +189,10 @@ class ControllerImage:
         if not self.is_whole:
             return
         self._restore_preferred(now_ms)
-        self._sweep(now_ms)
-        self._complete(now_ms)
+        if now_ms - self._swept_ms >= SWEEP_MS:
+            self._swept_ms = now_ms
+            self._sweep(now_ms)
+            self._complete(now_ms)
 
     def _restore_preferred(self, now_ms: int) -> None:
         ready = {

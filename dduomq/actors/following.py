@@ -5,6 +5,7 @@ order of that key; after an outage everything again.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import structlog
 import trio
@@ -21,6 +22,7 @@ from dduomq.cluster.ports import (
 from dduomq.limits import CONTROLLER_RETRY_MS, CONTROLLER_RETRY_MS_MAX
 from dduomq.ports import Rng
 
+T = TypeVar("T")
 FAILURES = (MetadataConflict, MetadataUnavailable, MetadataUnknown)
 
 
@@ -66,6 +68,32 @@ async def follow(
         except FAILURES as error:
             log.debug("metadata_not_followed", prefix=prefix, reason=error.message)
         await pause.failed()
+
+
+class Decoded(Generic[T]):
+    """What values mean, each made out once: a scan of what has hardly changed costs little."""
+
+    __slots__ = ("_decode", "_known")
+
+    def __init__(self, decode: Callable[[bytes], T]) -> None:
+        self._decode = decode
+        self._known: dict[str, tuple[int, T]] = {}
+
+    def one(self, held: Versioned) -> T:
+        known = self._known.get(held.key)
+        if known is not None and known[0] == held.version:
+            return known[1]
+        value = self._decode(held.value)
+        self._known[held.key] = (held.version, value)
+        return value
+
+    def all(self, held: Sequence[Versioned]) -> list[T]:
+        """All there are; the others are forgotten."""
+        values = [self.one(each) for each in held]
+        if len(self._known) > len(held):
+            here = {each.key for each in held}
+            self._known = {key: known for key, known in self._known.items() if key in here}
+        return values
 
 
 class Following:

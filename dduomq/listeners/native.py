@@ -29,7 +29,15 @@ from dduomq.limits import (
     REQUESTS_IN_FLIGHT_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
-from dduomq.listeners import native_delay, native_groups, native_letters, native_queue, native_routes, native_schedule
+from dduomq.listeners import (
+    native_cluster,
+    native_delay,
+    native_groups,
+    native_letters,
+    native_queue,
+    native_routes,
+    native_schedule,
+)
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
@@ -273,6 +281,7 @@ async def _create_topic(services: Services, context: Context, body: native.Creat
         replication=body.replication,
         config=body.config,
         validate_only=body.validate_only,
+        assignment=body.assignment or None,
     )
     return _topic_metadata(services, record)
 
@@ -333,6 +342,7 @@ async def _restore_log(services: Services, context: Context, body: native.Restor
 
 HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] = {
     **native_groups.HANDLERS,
+    **native_cluster.HANDLERS,
     **native_delay.HANDLERS,
     **native_letters.HANDLERS,
     **native_schedule.HANDLERS,

@@ -305,7 +305,7 @@ class Cluster:
                     try:
                         return await self.send(record.leader, *values, **fields)
                     except DduomqError as error:
-                        assert error.retriable, error
+                        assert error.retriable, error  # noqa: PT017
                 await trio.sleep(0.05)
 
     async def read(self, node_id, offset=0, **fields):
@@ -324,7 +324,7 @@ class Cluster:
     async def until(self, is_so, timeout_s=60):
         """Wait until `await is_so()`."""
         with trio.fail_after(timeout_s):
-            while not await is_so():
+            while not await is_so():  # noqa: ASYNC110  # it is seen from outside
                 await trio.sleep(0.02)
 
     async def until_isr(self, *nodes, timeout_s=60):

@@ -1,6 +1,7 @@
 """Topics in Kafka's words: Metadata, CreateTopics, DeleteTopics, CreatePartitions, DescribeTopicPartitions."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from dduomq.actors.routes import TopicRoute
 from dduomq.cluster.image import NO_LEADER, PartitionRecord, TopicRecord
@@ -148,7 +149,7 @@ async def _create(asking: Asking, topic: Body, *, named: int) -> Body:
     try:
         if named > 1:
             raise InvalidRequest(f"topic {name!r} is named {named} times")
-        partitions, replication = _asked_for(topic, asking.services.node_id)
+        partitions, replication, assignment = _asked_for(topic, asking.services)
         asking.services.gate.admit(asking.context, Operation.CREATE, name)
         record = await asking.services.admin.create_topic(
             name,
@@ -156,14 +157,15 @@ async def _create(asking: Asking, topic: Body, *, named: int) -> Body:
             replication=replication,
             config={key: value for key, value in config.items() if value is not None},
             validate_only=asking.body["validate_only"],
+            assignment=assignment,
         )
     except DduomqError as error:
         return {"name": name, "error_code": code_of(error), "error_message": error.message, "configs": None}
     return _created(asking.services, record)
 
 
-def _asked_for(topic: Body, node_id: int) -> tuple[int, int]:
-    """(partitions, replicas), 0 for the default; a manual assignment must name this node for every partition."""
+def _asked_for(topic: Body, services: Services) -> tuple[int, int, list[list[int]] | None]:
+    """(partitions, replicas, assignment), 0 for the default; a node alone can only be assigned what it has anyway."""
     count, replication = topic["num_partitions"], topic["replication_factor"]
     assigned = {entry["partition_index"]: entry["broker_ids"] for entry in topic["assignments"]}
     if assigned:
@@ -171,14 +173,19 @@ def _asked_for(topic: Body, node_id: int) -> tuple[int, int]:
             raise InvalidRequest("give either the numbers of partitions and replicas or the assignments, not both")
         if sorted(assigned) != list(range(len(assigned))):
             raise InvalidRequest("the assigned partitions must be numbered from 0 on without a gap")
-        if any(nodes != [node_id] for nodes in assigned.values()):
-            raise InvalidReplicationFactor(f"partitions can be assigned to node {node_id} only")
-        return len(assigned), 1
+        assignment = [assigned[at] for at in range(len(assigned))]
+        _check_assigned(services, assignment)
+        return len(assigned), 0, assignment
     if count < 1 and count != DEFAULT:
         raise InvalidPartitions(f"{count} partitions can't be; -1 takes the node's default")
     if replication < 1 and replication != DEFAULT:
         raise InvalidReplicationFactor(f"{replication} replicas can't be; -1 takes the default")
-    return max(count, 0), max(replication, 0)
+    return max(count, 0), max(replication, 0), None
+
+
+def _check_assigned(services: Services, assignment: Sequence[Sequence[int]]) -> None:
+    if services.admin.cluster is None and any(list(nodes) != [services.node_id] for nodes in assignment):
+        raise InvalidReplicationFactor(f"partitions can be assigned to node {services.node_id} only")
 
 
 def _created(services: Services, record: TopicRecord) -> Body:
@@ -233,14 +240,13 @@ async def create_partitions(asking: Asking) -> Body:
 async def _grow(asking: Asking, topic: Body) -> None:
     services, name, count = asking.services, topic["name"], topic["count"]
     services.gate.admit(asking.context, Operation.ALTER, name)
-    here = [services.node_id]
     held = services.routes.table.get(name)
     if held is None:
         raise UnknownTopicOrPartition(f"there is no topic {name!r}")
-    assigned = topic["assignments"]
+    assigned, assignment = topic["assignments"], None
     if assigned is not None:
         if len(assigned) != count - held.record.partitions:
             raise InvalidRequest(f"{count - held.record.partitions} partitions are new, {len(assigned)} are assigned")
-        if any(entry["broker_ids"] != here for entry in assigned):
-            raise InvalidReplicationFactor(f"partitions can be assigned to node {services.node_id} only")
-    await services.admin.add_partitions(name, count, validate_only=asking.body["validate_only"])
+        assignment = [entry["broker_ids"] for entry in assigned]
+        _check_assigned(services, assignment)
+    await services.admin.add_partitions(name, count, validate_only=asking.body["validate_only"], assignment=assignment)
