@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from dduomq.wire.kafka.api import Api
-from dduomq.wire.kafka.tables import cluster, consumer_groups, data, groups, share, topics
+from dduomq.wire.kafka.tables import cluster, consumer_groups, data, groups, replicas, share, topics
 
 APIS: Mapping[int, Api] = {
     api.key: api
@@ -15,6 +15,7 @@ APIS: Mapping[int, Api] = {
             *consumer_groups.TABLES,
             *share.TABLES,
             *cluster.TABLES,
+            *replicas.TABLES,
         ),
         key=lambda api: api.key,
     )
