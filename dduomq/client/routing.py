@@ -102,7 +102,8 @@ _SPOTS: Mapping[type, Callable[[Any], Spot]] = {
 }  # fmt: skip
 # Asked twice they do nothing more than asked once.
 IDEMPOTENT: Final = frozenset({
-    native.Fetch, native.ListOffsets, native.Metadata, native.DescribeTopic, native.AlterTopic, native.DeleteRecords,
+    native.Fetch, native.ListOffsets, native.Metadata, native.InitProducer, native.DescribeTopic,
+    native.AlterTopic, native.DeleteRecords,
     native_groups.FetchCommitted, native_groups.ListGroups, native_groups.DescribeGroup, native_queue.DescribeQueue,
     native_queue.MoveQueue, native_delay.ListDelayed, native_schedule.ListSchedules, native_schedule.PauseSchedule,
     native_letters.ListLetters, FindCoordinator,

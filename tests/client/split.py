@@ -37,6 +37,7 @@ class Cluster:
         self.fronts = {node_id: Front(self, node_id) for node_id in nodes}
         self.leaders = {}  # (topic, partition): (node id, epoch)
         self.coordinators = {}  # group: node id
+        self.unborn = set()  # topics that are only just being made
         self.produced = []  # (node id, topic, partition, bytes) of each part that a front has let in
         self.dialled = []
 
@@ -320,7 +321,7 @@ class Link:
                 native.PartitionMetadata(0, part.partition, *cluster.leader((topic.name, part.partition)))
                 for part in topic.partitions
             )
-            topics.append(native.attrs.evolve(topic, partitions=parts))
+            topics.append(native.attrs.evolve(topic, partitions=() if topic.name in cluster.unborn else parts))
         return native.to_plain(native.attrs.evolve(answer, nodes=nodes, topics=tuple(topics)))
 
     async def end_streams(self, place):

@@ -221,6 +221,22 @@ async def test_a_leader_that_answers_too_late_is_not_waited_for_for_ever(autojum
         assert cluster.produced[-1][0] == 3
 
 
+async def test_a_topic_that_is_being_made_is_waited_for(autojump_clock):
+    """It has an id, and no partitions yet; then partitions, and nobody who leads them."""
+    async with split() as cluster, cluster.connect() as mq:
+        cluster.unborn.add("t")
+        cluster.leaders.update({("t", at): (-1, 0) for at in range(PARTITIONS)})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: mq.send("t", "0", partition=2))
+            await trio.sleep(1)
+            cluster.unborn.clear()
+            await trio.sleep(1)
+            assert not cluster.produced
+            for at in range(PARTITIONS):
+                cluster.leaders["t", at] = (1 + at, 1)
+        assert (await stored(cluster))[2] == [0]
+
+
 async def test_too_few_replicas_are_waited_for(autojump_clock):
     """Nothing was stored: the same batch is sent until there are enough, or the time is over."""
     async with split() as cluster, cluster.connect(delivery_timeout=5) as mq:
