@@ -142,6 +142,14 @@ FILTER_STEPS_MAX = 250_000  # that all LIKEs of a filter may take for one record
 FILTER_VALUE_BYTES_MAX = 64 * KIB  # a header or key that is longer is NULL to a filter
 FILTER_NUMBER_CHARACTERS_MAX = 64  # a longer number is none
 
+# metadata
+METADATA_OPERATIONS_MAX = 32  # of one transaction: what every engine can take
+METADATA_VALUE_BYTES_MAX = 64 * KIB
+METADATA_TRANSACTION_BYTES_MAX = 512 * KIB  # half of what ZooKeeper takes in one message
+METADATA_CALL_TIMEOUT_MS = 5_000  # then an engine that stands elsewhere is taken as out of reach
+METADATA_START_TIMEOUT_MS = 10_000
+METADATA_SCAN_PAGE = 1_000  # keys of one answer
+
 # the metadata quorum
 RAFT_MEMBERS_MAX = 1_000  # voters and learners
 RAFT_BATCH_BYTES_MAX = 1 * MIB  # entries of one message; a larger entry goes alone

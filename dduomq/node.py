@@ -57,6 +57,7 @@ from dduomq.log.memory import MemoryFiles
 from dduomq.observe import make_log, silent_log
 from dduomq.ports import DiskExecutor, Listener, Ports
 from dduomq.stores.embedded import EmbeddedStore
+from dduomq.stores.engines import parse_engine
 
 if TYPE_CHECKING:
     from dduomq.client.client import Client
@@ -225,6 +226,8 @@ class _Builder:
         cluster_id, epoch = await self._identify(store)
         if len(config.peers) > 1:
             raise ConfigError("--peers: this release runs one node; leave --peers out")
+        if parse_engine(config.metadata).kind != "embedded":
+            raise ConfigError("--metadata: this release runs one node, which keeps its metadata itself; leave it out")
         await _on_disk(ports.disk, lambda: directory.take_clean(self._files))
         world = PartitionWorld(ports.clock, self._files, MemoryFiles(), disk, janitor, self._log)
         routes = Routes()
