@@ -159,7 +159,7 @@ class EtcdStore:
         """See `MetadataStore.watch`. While etcd is out of reach it says nothing, and goes on where it was."""
         feed = Feed()
         async with open_flat_nursery() as nursery:
-            nursery.start_soon(_Follower(self._gateway, self._root, prefix, self._range(prefix), feed).run)
+            nursery.start_soon(_Follower(self._gateway, self._root, self._range(prefix), feed).run)
             yield feed
             nursery.cancel_scope.cancel()
 
@@ -190,7 +190,7 @@ class _Lease(LocalSession):
 class _Follower:
     """One watch, through every connection it needs."""
 
-    def __init__(self, gateway: Gateway, root: str, prefix: str, keys: tuple[str, str], feed: Feed) -> None:
+    def __init__(self, gateway: Gateway, root: str, keys: tuple[str, str], feed: Feed) -> None:
         self._gateway = gateway
         self._root = root
         self._keys = keys

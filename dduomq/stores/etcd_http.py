@@ -155,7 +155,9 @@ def _error(response: httpx.Response, *, is_write: bool) -> DduomqError:
         plain = response.json()
         code, text = plain.get("code", 0), str(plain.get("message") or plain.get("error"))
     except (ValueError, AttributeError):
-        return MetadataUnavailable(f"{response.url} answers {response.status_code}: is that etcd?")
+        text = f"{response.url} answers {response.status_code}: is that etcd?"
+        may_be_done = is_write and response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
+        return MetadataUnknown(text) if may_be_done else MetadataUnavailable(text)
     if "lease not found" in text:
         return SessionLost("etcd has ended this node's session")
     if code == _INVALID_ARGUMENT:

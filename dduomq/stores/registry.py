@@ -4,10 +4,11 @@ Always true: a registry tells where nodes are, to whoever looks for them; nothin
 a registry that is out of reach stops nobody.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
+from cbor2 import CBORDecodeError
 
 from dduomq.actors.nursery import open_flat_nursery
 from dduomq.cluster.image import NODES, NodeRecord, decode_node, encode_node
@@ -156,13 +157,13 @@ class News:
         return list(self._told)
 
 
-def read_nodes(values: Iterable[bytes], decode: Callable[[bytes], NodeRecord] = decode_node) -> list[NodeRecord]:
+def read_nodes(values: Iterable[bytes]) -> list[NodeRecord]:
     """The records, by number; one that this release can't read is left out."""
     found = {}
     for value in values:
         try:
-            node = decode(value)
-        except (DduomqError, ValueError, TypeError, EOFError):
+            node = decode_node(value)
+        except (DduomqError, CBORDecodeError, ValueError, TypeError):
             continue
         found[node.node_id] = node
     return [found[number] for number in sorted(found)]

@@ -15,7 +15,7 @@ import httpx
 import trio
 
 from dduomq.actors.nursery import open_flat_nursery
-from dduomq.cluster.image import NodeRecord, decode_node, encode_node
+from dduomq.cluster.image import NodeRecord, encode_node
 from dduomq.cluster.ports import MetadataUnavailable
 from dduomq.ports import Rng
 from dduomq.stores.http import make_client, make_request
@@ -92,7 +92,7 @@ class NacosRegistry:
         answer = await self._try("GET", "/list", {"healthyOnly": "true"})
         hosts = _hosts(answer)
         if hosts is not None:
-            self._last = read_nodes((_record(host) for host in hosts), decode_node)
+            self._last = read_nodes(_record(host) for host in hosts)
         return list(self._last)
 
     @asynccontextmanager
