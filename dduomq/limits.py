@@ -161,6 +161,13 @@ REPLICA_REQUEST_TIMEOUT_MS = 10_000  # beyond the wait that was asked for
 ISR_CHANGES_AT_ONCE = 64  # in one transaction
 ISR_BACKOFF_MS = 100
 ISR_BACKOFF_MS_MAX = 2_000
+# metadata
+METADATA_OPERATIONS_MAX = 32  # of one transaction: what every engine can take
+METADATA_VALUE_BYTES_MAX = 64 * KIB
+METADATA_TRANSACTION_BYTES_MAX = 512 * KIB  # half of what ZooKeeper takes in one message
+METADATA_CALL_TIMEOUT_MS = 5_000  # then an engine that stands elsewhere is taken as out of reach
+METADATA_START_TIMEOUT_MS = 10_000
+METADATA_SCAN_PAGE = 1_000  # keys of one answer
 
 # the metadata quorum
 RAFT_MEMBERS_MAX = 1_000  # voters and learners

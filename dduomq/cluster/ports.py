@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import attrs
 
+from dduomq.cluster.image import NodeRecord
 from dduomq.errors import DduomqError
 from dduomq.ports import Buffer
 
@@ -116,7 +117,8 @@ class MetadataStore(Protocol):
 
     async def get(self, key: str) -> Versioned | None: ...
 
-    async def scan(self, prefix: str) -> list[Versioned]: ...
+    async def scan(self, prefix: str) -> list[Versioned]:
+        """By key. Each is as it is now; only some engines show all of one moment."""
 
     async def txn(self, operations: Sequence[Operation]) -> int:
         """Apply all of it, durably; the version that every written key now has."""
@@ -129,6 +131,22 @@ class MetadataStore(Protocol):
 
         Raises `MetadataUnavailable`.
         """
+
+
+class Registry(Protocol):
+    """Who is there, and where: for whoever looks for the nodes from outside. Nothing is ever decided by it.
+
+    It may be late. While it is out of reach the last that was heard holds; none of it raises for that.
+    """
+
+    def register(self, me: NodeRecord) -> AbstractAsyncContextManager[None]:
+        """Keep `me` in it until the end of the block, as soon and as far as that can be done."""
+
+    async def nodes(self) -> list[NodeRecord]:
+        """By their numbers."""
+
+    def watch(self) -> AbstractAsyncContextManager[AsyncIterator[list[NodeRecord]]]:
+        """All nodes, as they are and whenever they have changed."""
 
 
 class PeerLink(Protocol):

@@ -114,7 +114,20 @@ def test_no_relative_imports() -> None:
 
 
 LOADED = [
-    ("dduomq.node", ["aiokafka", "kafka", "typer", "rich.progress", "dduomq.client", "dduomq.testing", "dduomq.cli"]),
+    (
+        "dduomq.node",
+        [
+            "aiokafka",
+            "kafka",
+            "kazoo",
+            "httpx",
+            "typer",
+            "rich.progress",
+            "dduomq.client",
+            "dduomq.testing",
+            "dduomq.cli",
+        ],
+    ),
     ("dduomq", ["trio", "anyio", "aiokafka", "cbor2", "dduomq.client", "dduomq.node"]),
     ("dduomq.client.client", ["trio", "structlog", "typer", "rich", "dduomq.node", "dduomq.log", "dduomq.actors"]),
     ("dduomq.dump", ["trio", "anyio", "structlog", "typer", "rich", "dduomq.client", "dduomq.node"]),
