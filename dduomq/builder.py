@@ -5,7 +5,7 @@ marked its directory clean.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -51,8 +51,9 @@ from dduomq.listeners.services import Services
 from dduomq.log.datadir import DataDir, open_data_dir
 from dduomq.log.files import Files
 from dduomq.log.memory import MemoryFiles
-from dduomq.membership import Alone, EngineMaker, Member, Membership, Surroundings
-from dduomq.ports import DiskExecutor, Listener, Ports
+from dduomq.membership import Alone, EngineMaker, Member, Membership, Surroundings, is_member, on_disk
+from dduomq.ports import Listener, Ports
+from dduomq.stores.engines import open_outside, parse_engine
 from dduomq.wire.peer_calls import COORDINATOR, PARTITION, WHEEL
 
 if TYPE_CHECKING:
@@ -63,23 +64,6 @@ SCRATCH_BYTES = 256 * 1024
 CLOSE_TIMEOUT_S = 60
 TOPIC_ID_LINE = re.compile(rb"^topic_id: ([0-9a-f]{32})$", re.MULTILINE)  # a torn one must not match
 DISK_MAILBOX_MESSAGES = 1_000_000  # bounded by the partitions: a few jobs each
-
-
-async def _on_disk(disk: DiskExecutor, job: Callable[[], Any]) -> Any:
-    """Run one job in a disk thread before the disk actor lives, and await it to its end."""
-    done = trio.Event()
-    results: list[object] = []
-
-    def finished(given: list[object]) -> None:
-        results.extend(given)
-        done.set()
-
-    disk.submit([job], finished)
-    with trio.CancelScope(shield=True):
-        await done.wait()
-    if isinstance(results[0], BaseException):
-        raise results[0]
-    return results[0]
 
 
 @attrs.frozen
@@ -153,7 +137,7 @@ class Builder:
         """Lock the data directory and learn who it is."""
         config, rng = self._config, self._ports.rng
         new_id = f"{rng.getrandbits(128):032x}"
-        directory: DataDir = await _on_disk(
+        directory: DataDir = await on_disk(
             self._ports.disk,
             lambda: open_data_dir(self._files, config.data_dir, config.node_id, new_id),
         )
@@ -190,11 +174,12 @@ class Builder:
         stopping: trio.Event,
         task_status: trio.TaskStatus[Node],
     ) -> None:
-        async with open_flat_nursery() as nursery:
+        async with AsyncExitStack() as engines, open_flat_nursery() as nursery:
             async with open_flat_nursery() as doors:
                 with trio.CancelScope() as starting:  # it may take long, as other nodes are waited for
                     doors.start_soon(_cancel_when_set, stopping, starting)
-                    node = await self.start(nursery, doors, directory, listeners)
+                    outside = await self._open_outside(engines)
+                    node = await self.start(nursery, doors, directory, listeners, outside)
                     task_status.started(node)
                     await stopping.wait()
                 if self._membership is not None:
@@ -207,8 +192,22 @@ class Builder:
                     await self._ports.disk.aclose()
             nursery.cancel_scope.cancel()
 
+    async def _open_outside(self, engines: AsyncExitStack) -> MetadataStore | None:
+        """The engine that stands elsewhere, if `--metadata` names one. Raises `ConfigError` if it does not answer."""
+        config = self._config
+        if parse_engine(config.metadata).kind == "embedded":
+            return None
+        return await engines.enter_async_context(
+            open_outside(config.metadata, session_timeout_ms=config.session_timeout_ms)
+        )
+
     async def start(
-        self, nursery: trio.Nursery, doors: trio.Nursery, directory: DataDir, listeners: list[Listener]
+        self,
+        nursery: trio.Nursery,
+        doors: trio.Nursery,
+        directory: DataDir,
+        listeners: list[Listener],
+        outside: MetadataStore | None,
     ) -> Node:
         """Bring everything up, bottom first; returns when every log is open."""
         ports, config = self._ports, self._config
@@ -222,7 +221,7 @@ class Builder:
             Address(asked.name, listener.host, listener.port)
             for asked, listener in zip(config.listen, listeners, strict=True)
         )
-        around = Surroundings(ports, config, self._log, disk, supervisor, directory.directory_id, addresses)
+        around = Surroundings(ports, config, self._log, disk, supervisor, directory.directory_id, addresses, outside)
         membership = self._membership = self._join(around)
         services = self._services(nursery, supervisor, membership, disk)
         await membership.attach(services)
@@ -231,7 +230,7 @@ class Builder:
             doors.start_soon(server.serve, listener, address.name, doors)
         doors.start_soon(server.sweep)
         self._cluster_id, epoch = await membership.open(nursery)
-        await _on_disk(ports.disk, lambda: directory.take_clean(self._files))
+        await on_disk(ports.disk, lambda: directory.take_clean(self._files))
         world = PartitionWorld(ports.clock, self._files, MemoryFiles(), disk, janitor, self._log)
         await self._route(nursery, supervisor, services, membership.world(world), epoch, is_clean=directory.clean)
         nursery.start_soon(self._tick, janitor)
@@ -240,9 +239,7 @@ class Builder:
         return Node(config.node_id, self._cluster_id, addresses, services, server, supervisor, doors)
 
     def _join(self, around: Surroundings) -> Membership:
-        if len(self._config.peers) < 2:
-            return Alone(around)
-        return Member(around, self._make_engine)
+        return Member(around, self._make_engine) if is_member(around.config) else Alone(around)
 
     async def _route(
         self,
@@ -318,7 +315,7 @@ class Builder:
         for held in await store.scan(TOPICS):
             topic = decode_topic(held.value)
             known.update({f"{topic.name}-{at}": topic.topic_id for at in range(topic.partitions)})
-        strangers = await _on_disk(self._ports.disk, lambda: _sweep(self._files, topics_directory, known))
+        strangers = await on_disk(self._ports.disk, lambda: _sweep(self._files, topics_directory, known))
         for name in strangers:
             self._log.warning("directory_without_topic", directory=f"{topics_directory}/{name}")
 
@@ -351,7 +348,7 @@ class Builder:
         with trio.move_on_after(CLOSE_TIMEOUT_S, shield=True) as scope:
             try:
                 await ask(self._router, lambda reply: CloseAll(reply=reply))
-                await _on_disk(self._ports.disk, lambda: directory.mark_clean(self._files))
+                await on_disk(self._ports.disk, lambda: directory.mark_clean(self._files))
                 self._log.info("node_stopped", clean=True)
             except Exception as error:  # the next start recovers; stopping must not fail for it
                 self._log.error("node_stopped", clean=False, reason=str(error))

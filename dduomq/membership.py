@@ -5,7 +5,8 @@ registered only after its logs are open, and hands over what it leads before the
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, cast
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias, cast
 
 import attrs
 import structlog
@@ -36,22 +37,41 @@ from dduomq.cluster.image import (
     decode_value,
     encode_value,
 )
-from dduomq.cluster.ports import Changed, MetadataStore, Put, Versioned
-from dduomq.config import Address, Config
-from dduomq.errors import UnknownTopicOrPartition
+from dduomq.cluster.ports import Changed, Check, MetadataConflict, MetadataStore, Put, Versioned
+from dduomq.config import Address, Config, PeerAddress
+from dduomq.errors import ConfigError, UnknownTopicOrPartition
 from dduomq.listeners.peer import PeerContext, PeerHandlers, PeerServer
 from dduomq.listeners.peer_calls import call
 from dduomq.listeners.peer_replication import ReplicaServer
 from dduomq.listeners.services import ClientAddress, Services
 from dduomq.log.files import Files
-from dduomq.ports import Buffer, Ports
+from dduomq.ports import Buffer, DiskExecutor, Job, Ports
 from dduomq.stores.embedded import EmbeddedStore
+from dduomq.stores.engines import open_registry, parse_engine
 from dduomq.stores.quorum import QuorumStore
 from dduomq.wire.peer_calls import Call, CallAnswer
 from dduomq.wire.peer_replication import PeerFetch
 
 LEAVE_TIMEOUT_S = 10.0
+CLUSTER_FILE = "cluster"  # of the data directory: the id of the cluster that it belongs to
 PEER = ""  # the name of the address that the other nodes use
+
+
+async def on_disk(disk: DiskExecutor, job: Job) -> Any:
+    """Run one job in a disk thread before the disk actor lives, and await it to its end."""
+    done = trio.Event()
+    results: list[object] = []
+
+    def finished(given: list[object]) -> None:
+        results.extend(given)
+        done.set()
+
+    disk.submit([job], finished)
+    with trio.CancelScope(shield=True):
+        await done.wait()
+    if isinstance(results[0], BaseException):
+        raise results[0]
+    return results[0]
 
 
 class Engine(Protocol):
@@ -71,7 +91,10 @@ EngineMaker: TypeAlias = Callable[["Surroundings", PeerBook, PeerHandlers, Links
 
 @attrs.frozen
 class Surroundings:
-    """What a membership is made of. `directory_id`: of the data directory; `addresses`: where this node listens."""
+    """What a membership is made of. `directory_id`: of the data directory; `addresses`: where this node listens.
+
+    `outside`: the engine that `--metadata` names; None where the nodes keep the metadata themselves.
+    """
 
     ports: Ports
     config: Config
@@ -80,6 +103,7 @@ class Surroundings:
     supervisor: Supervisor
     directory_id: str
     addresses: tuple[Address, ...]
+    outside: MetadataStore | None = None
 
 
 class Membership(Protocol):
@@ -163,7 +187,7 @@ class Member:
 
     def __init__(self, around: Surroundings, make_engine: EngineMaker) -> None:
         ports, config = around.ports, around.config
-        own = next(peer for peer in config.peers if peer.node_id == config.node_id)
+        own = _own_address(around)
         self._around = around
         self._controller = -1
         self._book = PeerBook(
@@ -236,6 +260,7 @@ class Member:
         nursery.start_soon(self._writer.run)
         nursery.start_soon(self._replication.run)
         nursery.start_soon(self._follow_controller)
+        nursery.start_soon(self._be_found)
         await nursery.start(self._registration.run)
         self._registration.on_change(self._learn)
         controller = Controller(
@@ -251,6 +276,22 @@ class Member:
         for record in nodes.records.values():
             if record.addresses:
                 self._links.learn(record.node_id, record.addresses[0].host, record.addresses[0].port)
+
+    async def _be_found(self) -> None:
+        """Be in the registry that whoever looks for the nodes asks."""
+        config, members = self._around.config, [self._record(peer) for peer in self._around.config.peers]
+        async with (
+            open_registry(
+                config.registry, store=self.store, members=members, session_timeout_ms=config.session_timeout_ms,
+                rng=self._around.ports.rng,
+            ) as registry,
+            registry.register(self._registration.record),
+        ):  # fmt: skip
+            await trio.sleep_forever()
+
+    @staticmethod
+    def _record(peer: PeerAddress) -> NodeRecord:
+        return NodeRecord(peer.node_id, "", (NodeAddress(PEER, peer.host, peer.port),))
 
     async def _follow_controller(self) -> None:
         def seen(held: Sequence[Versioned]) -> None:
@@ -312,6 +353,61 @@ class QuorumEngine:
         return self._book.cluster_id
 
 
+class OutsideEngine:
+    """An engine that stands elsewhere. A data directory belongs to one cluster for ever, so it keeps that one's id."""
+
+    def __init__(self, around: Surroundings, book: PeerBook, store: MetadataStore) -> None:
+        self._around = around
+        self._book = book
+        self.store = store
+
+    async def prepare(self, _peers: PeerServer) -> None:
+        self._book.directory_id = self._around.directory_id
+
+    async def open(self, _nursery: trio.Nursery) -> str:
+        ports, path = self._around.ports, f"{self._around.config.data_dir}/{CLUSTER_FILE}"
+        files = cast(Files, ports.files)
+        found = await self._minted()
+        kept = await on_disk(ports.disk, lambda: files.read(path).decode().strip() if files.exists(path) else "")
+        if kept and kept != found:
+            raise ConfigError(
+                f"the data directory {self._around.config.data_dir} belongs to cluster {kept}, and --metadata leads to "
+                f"cluster {found}: mend --metadata, or give another --data"
+            )
+        if not kept:
+            await on_disk(ports.disk, lambda: files.replace(path, f"{found}\n".encode()))
+        return found
+
+    async def _minted(self) -> str:
+        """The cluster's id: the first node that comes mints it."""
+        while True:
+            held = await self.store.get(CLUSTER)
+            if held is not None:
+                return str(decode_value(held.value))
+            cluster_id = f"{self._around.ports.rng.getrandbits(128):032x}"
+            with suppress(MetadataConflict):
+                await self.store.txn([Check(CLUSTER, 0), Put(CLUSTER, encode_value(cluster_id))])
+
+
 def open_engine(around: Surroundings, book: PeerBook, handlers: PeerHandlers, links: Links) -> Engine:
     """The engine that `--metadata` names."""
+    if around.outside is not None:
+        return OutsideEngine(around, book, around.outside)
     return QuorumEngine(around, book, handlers, links)
+
+
+def is_member(config: Config) -> bool:
+    """Whether a node is one of a cluster; else it is alone."""
+    return len(config.peers) > 1 or parse_engine(config.metadata).kind != "embedded"
+
+
+def _own_address(around: Surroundings) -> PeerAddress:
+    """Where other nodes dial this one. Raises `ConfigError` if nobody says."""
+    config = around.config
+    for peer in config.peers:
+        if peer.node_id == config.node_id:
+            return peer
+    reached = [*config.advertise, *around.addresses]
+    if not reached:
+        raise ConfigError("a node of a cluster is reached by the others: give it --listen, or --peers")
+    return PeerAddress(config.node_id, reached[0].host, reached[0].port)

@@ -80,7 +80,7 @@ class Registration:
         self.session: Session | None = None
         self.epoch = 0
         self._store = store
-        self._record = record
+        self.record = record
         self._clock = clock
         self._rng = rng
         self._log = log
@@ -167,16 +167,16 @@ class Registration:
 
     async def _register(self) -> int:
         """Write the record; its version, or 0 while another node has the number. Raises `NodeIdTaken`."""
-        key = self._record.key
+        key = self.record.key
         held = await self._store.get(key)
         if held is not None:
             other = decode_node(held.value)
-            if other.directory_id != self._record.directory_id:
+            if other.directory_id != self.record.directory_id:
                 self._wait_for_number(other)
                 return 0
             await self._store.txn([Check(key, held.version), Del(key)])
         self._taken_since = None
-        return await self._store.txn([Check(key, 0), Put(key, encode_node(self._record), is_ephemeral=True)])
+        return await self._store.txn([Check(key, 0), Put(key, encode_node(self.record), is_ephemeral=True)])
 
     def _wait_for_number(self, other: NodeRecord) -> None:
         """A node that has died keeps its number for a while; one that goes on having it lives."""
@@ -204,7 +204,7 @@ class Registration:
             changed = self._changed
             if self.nodes.epoch(self.node_id) != epoch:
                 with suppress(*FAILURES):
-                    held = await self._store.get(self._record.key)
+                    held = await self._store.get(self.record.key)
                     if held is None or held.version != epoch:
                         scope.cancel()
             await changed.wait()
