@@ -17,6 +17,7 @@ from dduomq.actors.replica_messages import (
     Change,
     FollowerAt,
     Following,
+    NotAReplica,
     RecordWritten,
     ReplicaFetch,
 )
@@ -24,7 +25,6 @@ from dduomq.cluster.image import NO_LEADER, PartitionRecord
 from dduomq.errors import (
     DduomqError,
     LeaderNotAvailable,
-    NotAReplica,
     NotEnoughReplicas,
     NotLeader,
     RequestTimedOut,

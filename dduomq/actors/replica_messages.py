@@ -8,6 +8,14 @@ import attrs
 from dduomq.actors.actor import Mailbox, Message
 from dduomq.actors.partition_messages import Fetch
 from dduomq.cluster.image import PartitionRecord
+from dduomq.errors import DduomqError
+
+
+class NotAReplica(DduomqError):
+    """A node asks for the records of a partition that it keeps no replica of, as far as its leader knows."""
+
+    code = 1170
+    retriable = True
 
 
 @attrs.frozen(kw_only=True)

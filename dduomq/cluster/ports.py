@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 
 import attrs
 
+from dduomq.cluster.image import NodeRecord
 from dduomq.errors import DduomqError
 from dduomq.ports import Buffer
 
@@ -46,6 +47,12 @@ class PeerUnavailable(DduomqError):
 
     code = 1161
     retriable = True
+
+
+class PeerNotReached(PeerUnavailable):
+    """Another node of the cluster can't be reached; it was not asked."""
+
+    code = 1163
 
 
 @attrs.frozen
@@ -110,7 +117,8 @@ class MetadataStore(Protocol):
 
     async def get(self, key: str) -> Versioned | None: ...
 
-    async def scan(self, prefix: str) -> list[Versioned]: ...
+    async def scan(self, prefix: str) -> list[Versioned]:
+        """By key. Each is as it is now; only some engines show all of one moment."""
 
     async def txn(self, operations: Sequence[Operation]) -> int:
         """Apply all of it, durably; the version that every written key now has."""
@@ -125,18 +133,37 @@ class MetadataStore(Protocol):
         """
 
 
+class Registry(Protocol):
+    """Who is there, and where: for whoever looks for the nodes from outside. Nothing is ever decided by it.
+
+    It may be late. While it is out of reach the last that was heard holds; none of it raises for that.
+    """
+
+    def register(self, me: NodeRecord) -> AbstractAsyncContextManager[None]:
+        """Keep `me` in it until the end of the block, as soon and as far as that can be done."""
+
+    async def nodes(self) -> list[NodeRecord]:
+        """By their numbers."""
+
+    def watch(self) -> AbstractAsyncContextManager[AsyncIterator[list[NodeRecord]]]:
+        """All nodes, as they are and whenever they have changed."""
+
+
 class PeerLink(Protocol):
     """The way to one other node. Bodies are values of `dduomq.wire.peer`."""
 
     async def request(
         self, body: object, payload: Sequence[Buffer] = (), *, timeout_s: float
     ) -> tuple[Any, memoryview]:
-        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`."""
+        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`.
 
-    def send(self, body: object) -> bool:
+        `PeerNotReached` when nothing was sent.
+        """
+
+    def send(self, body: object, payload: Sequence[Buffer] = ()) -> bool:
         """One way, without an answer; False if it was dropped, as the link is down or has too much to carry."""
 
 
 class PeerLinks(Protocol):
     def link(self, node_id: int) -> PeerLink:
-        """Raises `PeerUnavailable` for a node that nobody knows."""
+        """Raises `PeerNotReached` for a node that nobody knows."""

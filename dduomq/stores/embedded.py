@@ -1,7 +1,8 @@
 """The metadata store of a single node: all keys in memory, a log of transactions on disk.
 
 Always true: a transaction is on disk, synced, before its effect can be seen. The log is replaced by a
-snapshot when it has grown past `COMPACT_BYTES`; a crash at any moment leaves one or the other.
+snapshot when it has grown past `COMPACT_BYTES`; a crash at any moment leaves one or the other. An ephemeral key
+is on disk as one that is gone: no start ever finds it.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,12 +13,23 @@ import trio
 
 from dduomq.actors.disk import DiskClient
 from dduomq.cluster.metadata import Entry, MetadataState, decode_all, encode
-from dduomq.cluster.ports import Changed, MetadataUnavailable, Operation, Resync, Session, Versioned
-from dduomq.errors import DduomqError, StorageError
+from dduomq.cluster.operations import check_operations
+from dduomq.cluster.ports import (
+    Changed,
+    Del,
+    MetadataUnavailable,
+    Operation,
+    Put,
+    Resync,
+    Session,
+    SessionLost,
+    Versioned,
+)
+from dduomq.errors import DduomqError, StorageError, UsageError
 from dduomq.log.files import Files
+from dduomq.stores.feed import Feed
 
 COMPACT_BYTES = 4 * 1024 * 1024
-WATCH_BACKLOG = 1_024
 T = TypeVar("T")
 
 
@@ -33,7 +45,9 @@ class EmbeddedStore:
         self._end = 0
         self._lock = trio.Lock()
         self._broken: DduomqError | None = None
-        self._watchers: list[tuple[str, trio.MemorySendChannel[Changed | Resync]]] = []
+        self._watchers: list[tuple[str, Feed]] = []
+        self._session: _Lasting | None = None
+        self._ephemerals: dict[str, None] = {}  # their keys, in the order in which they were written
 
     async def open(self) -> None:
         """Read the log. Raises `CorruptMessage` or `UnsupportedVersion` with what to do."""
@@ -76,24 +90,36 @@ class EmbeddedStore:
 
     async def txn(self, operations: Sequence[Operation]) -> int:
         """See `MetadataStore.txn`. After a failed write nothing more is accepted until a restart."""
+        check_operations(operations)
         async with self._lock:
+            if self._session is None and any(isinstance(item, Put) and item.is_ephemeral for item in operations):
+                raise SessionLost
             if self._broken is not None:
                 raise MetadataUnavailable(
                     f"the metadata log can't be written: {self._broken.message}; restart the node"
                 )
             entry = self._state.plan(operations)
-            data = encode(entry)
+            data = encode(_lasting(entry))
             try:
                 await self._run(lambda: self._append(data))
             except StorageError as error:
                 self._broken = error
                 raise
             self._end += len(data)
-            for change in self._state.apply(entry):
-                self._tell(change)
+            self._apply(entry)
             if self._end > COMPACT_BYTES:
                 await self._compact()
             return entry.revision
+
+    def _apply(self, entry: Entry) -> None:
+        for write in entry.writes:
+            self._ephemerals.pop(write.key, None)
+            if isinstance(write, Put) and write.is_ephemeral:
+                self._ephemerals[write.key] = None
+        for change in self._state.apply(entry):
+            for prefix, feed in self._watchers:
+                if change.key.startswith(prefix):
+                    feed.put(change)
 
     def _append(self, data: bytes) -> None:
         self._files.write_at(self._path, [data], self._end)
@@ -102,54 +128,62 @@ class EmbeddedStore:
             self._files.sync_dir(self._directory)
 
     async def _compact(self) -> None:
-        data = encode(self._state.snapshot())
+        whole = self._state.snapshot()
+        lasting = tuple(write for write in whole.writes if write.key not in self._ephemerals)
+        data = encode(Entry(whole.revision, lasting))
         await self._run(lambda: self._files.replace(self._path, data))
         self._end = len(data)
 
-    def _tell(self, change: Changed) -> None:
-        for prefix, channel in self._watchers:
-            if change.key.startswith(prefix):
-                try:
-                    channel.send_nowait(change)
-                except trio.WouldBlock:  # it scans again when it comes to the marker
-                    continue
-
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
-        """The store lives as long as its node, so the session does, too."""
-        yield _Lasting()
+        """The store lives as long as its node, so nobody but the node ends its session."""
+        if self._session is not None:
+            raise UsageError("this node has a session already")
+        self._session = session = _Lasting()
+        try:
+            yield session
+        finally:
+            session.end()
+            with trio.CancelScope(shield=True):
+                async with self._lock:  # none is being written any more
+                    self._session = None
+                    gone = tuple(Del(key) for key in self._ephemerals)
+                    if gone:
+                        self._apply(Entry(self._state.revision + 1, gone))
 
     @asynccontextmanager
     async def watch(self, prefix: str) -> AsyncIterator[AsyncIterator[Changed | Resync]]:
-        send, receive = trio.open_memory_channel[Changed | Resync](WATCH_BACKLOG)
-        send.send_nowait(Resync())
-        entry = (prefix, send)
+        """See `MetadataStore.watch`."""
+        feed = Feed()
+        feed.resync()
+        entry = (prefix, feed)
         self._watchers.append(entry)
         try:
-            yield _with_resync(receive)
+            yield feed
         finally:
             self._watchers.remove(entry)
-            send.close()
-            receive.close()
 
 
 class _Lasting:
     """A session that nobody can take away."""
 
-    is_valid = True
+    __slots__ = ("_ended",)
+
+    def __init__(self) -> None:
+        self._ended = trio.Event()
+
+    @property
+    def is_valid(self) -> bool:
+        return not self._ended.is_set()
+
+    def end(self) -> None:
+        self._ended.set()
 
     async def wait_lost(self) -> None:
-        await trio.sleep_forever()
+        await self._ended.wait()
 
 
-async def _with_resync(
-    receive: trio.MemoryReceiveChannel[Changed | Resync],
-) -> AsyncIterator[Changed | Resync]:
-    """The channel's changes; a full channel may have lost some, so a `Resync` follows."""
-    while True:
-        was_full = receive.statistics().current_buffer_used >= WATCH_BACKLOG
-        try:
-            change = await receive.receive()
-        except trio.EndOfChannel:
-            return
-        yield Resync() if was_full else change
+def _lasting(entry: Entry) -> Entry:
+    """What of an entry is written down: at the next start no ephemeral key is there."""
+    writes = tuple(Del(item.key) if isinstance(item, Put) and item.is_ephemeral else item for item in entry.writes)
+    return Entry(entry.revision, writes)

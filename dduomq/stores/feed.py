@@ -1,0 +1,49 @@
+"""What a watcher has not seen yet: the newest state of each key, or that it must scan again.
+
+Always true: a watcher that takes everything out ends with the last state of every key, however slow it is and
+however much came in between. It holds at most `WATCH_BACKLOG` keys; one more, and all of them are one `Resync`.
+"""
+
+import trio
+
+from dduomq.cluster.ports import Changed, Resync
+
+WATCH_BACKLOG = 1_024
+
+
+class Feed:
+    """One watcher's side of a watch; iterate over it, in one task."""
+
+    __slots__ = ("_changes", "_must_scan", "_wake")
+
+    def __init__(self) -> None:
+        self._changes: dict[str, Changed] = {}
+        self._must_scan = False
+        self._wake = trio.Event()
+
+    def put(self, change: Changed) -> None:
+        """A key's newest state, instead of what was waiting of it."""
+        self._changes.pop(change.key, None)
+        self._changes[change.key] = change
+        if len(self._changes) > WATCH_BACKLOG:
+            self.resync()
+        self._wake.set()
+
+    def resync(self) -> None:
+        """What waits is forgotten: the scan that follows shows it."""
+        self._changes.clear()
+        self._must_scan = True
+        self._wake.set()
+
+    def __aiter__(self) -> "Feed":
+        return self
+
+    async def __anext__(self) -> Changed | Resync:
+        await trio.lowlevel.checkpoint()
+        while not (self._must_scan or self._changes):
+            self._wake = trio.Event()
+            await self._wake.wait()
+        if self._must_scan:
+            self._must_scan = False
+            return Resync()
+        return self._changes.pop(next(iter(self._changes)))

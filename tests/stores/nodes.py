@@ -1,0 +1,86 @@
+"""The metadata engines, each as the conformance suite asks for it: stores of several nodes on one cluster.
+
+A new engine joins the suite by a class here and a name in `ENGINES`; one with servers of its own that can be
+killed joins the tests of faults by a name in `FALLIBLE`.
+"""
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import structlog
+
+from dduomq.actors.actor import Mailbox
+from dduomq.actors.disk import DiskActor, DiskClient
+from dduomq.actors.nursery import open_flat_nursery
+from dduomq.actors.supervisor import Supervisor
+from dduomq.log.files import RealFiles
+from dduomq.stores.embedded import EmbeddedStore
+from dduomq.stores.etcd import open_etcd
+from dduomq.stores.zookeeper import open_zookeeper
+from dduomq.system import DiskThreads
+from tests.stores.servers import EtcdServer, ZooKeeperServer
+
+SESSION_MS = 1_000
+_numbers = count()
+
+
+class Embedded:
+    """One node has it alone; whoever else opens it in the same test shares the store."""
+
+    def __init__(self, directory):
+        self.directory = str(Path(directory) / "metadata")
+        self._store = None
+
+    @asynccontextmanager
+    async def open(self):
+        if self._store is not None:
+            yield self._store
+            return
+        disk = Mailbox("disk", messages_max=1_000)
+        threads = DiskThreads(1)
+        try:
+            async with open_flat_nursery() as nursery:
+                Supervisor(nursery, structlog.get_logger()).start(disk, lambda box: DiskActor(box, threads))
+                store = EmbeddedStore(RealFiles(), self.directory, DiskClient(disk))
+                await store.open()
+                self._store = store
+                yield store
+                nursery.cancel_scope.cancel()
+        finally:
+            self._store = None
+            await threads.aclose()
+
+
+class Remote:
+    """An engine with servers; each test has a cluster's name of its own there."""
+
+    def __init__(self, kind, server):
+        self.kind = kind
+        self.server = server
+        self.name = f"test{next(_numbers)}"
+
+    def open(self):
+        return open_at(self.kind, self.server.address, self.name)
+
+
+def open_at(kind, address, name):
+    if kind == "zookeeper":
+        return open_zookeeper(address, name, SESSION_MS)
+    return open_etcd([f"http://{address}"], name, SESSION_MS)
+
+
+ENGINES = ["embedded", "etcd", "zookeeper"]
+FALLIBLE = ["etcd", "zookeeper"]
+SERVERS = {"etcd": EtcdServer, "zookeeper": ZooKeeperServer}
+
+
+def make_engine(kind, directory, server):
+    return Embedded(directory) if kind == "embedded" else Remote(kind, server(kind))
+
+
+@asynccontextmanager
+async def stores(engine, number):
+    """So many nodes' stores."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(engine.open()) for _ in range(number)]
