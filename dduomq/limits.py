@@ -149,8 +149,8 @@ FILTER_NUMBER_CHARACTERS_MAX = 64  # a longer number is none
 
 # replicas
 REPLICA_LAG_MAX_MS = 10_000  # a follower that is behind for so long is in sync no more
-REPLICA_CHECK_MS = 1_000  # so often a leader looks for those
-REPLICA_FETCH_WAIT_MS = 500
+REPLICA_CHECK_MS = 5_000  # so often a leader looks for those, and for appends that wait too long for followers
+REPLICA_FETCH_WAIT_MS = 2_000  # of partitions without news, at the leader
 REPLICA_FETCH_WAIT_MS_SHORT = 20  # of the last fetch that may be on its way: who comes next must not wait long
 REPLICA_FETCHES_MAX = 8  # on their way from one node to one other
 REPLICA_FETCH_BYTES_MAX = 8 * MIB

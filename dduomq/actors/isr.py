@@ -25,6 +25,8 @@ from dduomq.cluster.ports import (
 from dduomq.errors import DduomqError
 from dduomq.limits import ISR_BACKOFF_MS, ISR_BACKOFF_MS_MAX, ISR_CHANGES_AT_ONCE, REPLICA_CHECK_MS
 
+STEP_MS = 250
+
 
 class RecordWriter:
     """A `dduomq.actors.replica_messages.Changes`. `run` does the work, until cancelled."""
@@ -68,10 +70,18 @@ class RecordWriter:
                 nursery.start_soon(self._write_all, taken)
 
     async def _check(self) -> None:
+        """Each once in `check_ms`, spread evenly."""
+        position = 0.0
         while True:
-            await trio.sleep(self._check_ms / 1000)
-            for mailbox in list(self._leading.values()):
-                mailbox.offer(CheckReplicas())
+            await trio.sleep(min(STEP_MS, self._check_ms) / 1000)
+            mailboxes = list(self._leading.values())
+            if not mailboxes:
+                continue
+            before = position
+            position += min(len(mailboxes) * STEP_MS / self._check_ms, len(mailboxes))
+            for at in range(int(before), int(position)):
+                mailboxes[at % len(mailboxes)].offer(CheckReplicas())
+            position %= len(mailboxes)
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -113,7 +123,7 @@ class RecordWriter:
             except MetadataUnavailable as error:
                 if not may_hold:
                     self._log.warning("record_not_written", partition=change.mailbox.name, reason=error.message)
-                    await trio.sleep(pause_ms / 1000)
+                    await trio.sleep(ISR_BACKOFF_MS_MAX / 2000)
                     _tell(change, None, change.version)
                     return
             except DduomqError as error:

@@ -33,7 +33,8 @@ from dduomq.wire.batch import check_batches
 
 @attrs.define(slots=True)
 class Replica:
-    """`must_renew`: this life has found the record as it is, and may have led in its epoch before.
+    """`must_renew`: this life has found the record as it is, and may have led in its epoch before; `may_have_lost`: and
+    what was acked then may be gone.
 
     `local`: appends that wait for this node only. `in_hand`: what the leader sent and is not safe yet; `batches`: of
     that, what is not written yet.
@@ -42,6 +43,7 @@ class Replica:
     record: PartitionRecord
     version: int
     must_renew: bool = False
+    may_have_lost: bool = False
     leadership: Leadership | None = None
     is_following: bool = False
     serial: int = 0

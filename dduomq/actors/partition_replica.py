@@ -27,6 +27,7 @@ from dduomq.errors import (
     LeaderNotAvailable,
     NotEnoughReplicas,
     NotLeader,
+    RequestTimedOut,
 )
 from dduomq.log.plans import ReadPlan
 from dduomq.log.plog import Appended, PartitionLog
@@ -61,6 +62,7 @@ class ReplicaPart(FollowerPart):
             record = message.record
             replica.serial = 0
             replica.leadership.assign(record.replicas, record.isr, self._settings.min_insync_replicas)
+            self._watch_followers(replica)
             if self._log is not None:
                 self._count(self._log)
         self._take_role()
@@ -91,10 +93,13 @@ class ReplicaPart(FollowerPart):
             epoch_start=log.log_end_offset, now=world.clock.monotonic(), lag_max_s=world.replica_lag_max_ms / 1000,
         )  # fmt: skip
         self._logger.info("leading", leader_epoch=record.leader_epoch, log_end_offset=log.log_end_offset)
-        if world.changes is not None:
-            world.changes.lead(self.mailbox)
+        self._watch_followers(replica)
         self._count(log)
         self._flush(log)
+
+    def _watch_followers(self, replica: Replica) -> None:
+        if self._world.changes is not None and len(replica.record.replicas) > 1:
+            self._world.changes.lead(self.mailbox)
 
     def _follow(self, replica: Replica, log: ReplicaLog) -> None:
         """Ask for what comes behind our log; what is in it must be safe first, as to ask says that it is."""
@@ -273,7 +278,6 @@ class ReplicaPart(FollowerPart):
     def _propose(self, replica: Replica, record: PartitionRecord, epochs: dict[int, int]) -> None:
         if self._world.changes is not None:
             replica.serial = next(SERIALS)
-            self._world.changes.lead(self.mailbox)
             self._world.changes.propose(Change(self.mailbox, replica.serial, record, replica.version, epochs))
 
     def _record_written(self, message: RecordWritten) -> None:
@@ -287,21 +291,29 @@ class ReplicaPart(FollowerPart):
                 replica.leadership.withdraw()
         if message.record is not None:
             self._assigned(Assign(record=message.record, version=message.version))
-            self._take_role()
         if is_ours and self._log is not None:
             self._count(self._log)
+        self._take_role()
 
     def _check_replicas(self) -> None:
+        now = self._world.clock.monotonic()
+        for parked in (self._unacked, self._replica.local if self._replica is not None else self._unacked):
+            late = [append for _, append, _ in parked if append.deadline < now]
+            if late:
+                kept = [waiting for waiting in parked if waiting[1].deadline >= now]
+                parked.clear()
+                parked.extend(kept)
+            for append in late:
+                append.refuse(RequestTimedOut("it is stored here, but not on all replicas in sync in the time given"))
         if self._log is not None:
             self._change_isr(self._log)
-        self._take_role()
 
     def _renew(self, replica: Replica) -> None:
         """The same leader in a new epoch; or another one, if this node may have lost what it had acked."""
         record = replica.record
         if replica.serial:
             return
-        if not self._spec.clean and self._settings.durability is not Durability.FSYNC and len(record.isr) > 1:
+        if replica.may_have_lost and len(record.isr) > 1:
             self._resign(replica)
             return
         again = attrs.evolve(
@@ -337,7 +349,9 @@ class ReplicaPart(FollowerPart):
             else:
                 message.refuse(self._offline or LeaderNotAvailable())
         elif report is not None:
-            replica.must_renew = not report.is_new
+            is_unsynced = not self._spec.clean and self._settings.durability is not Durability.FSYNC
+            replica.must_renew = self._spec.is_found or not report.is_new
+            replica.may_have_lost = report.is_new or is_unsynced
         if self._offline is not None:
             replica.is_following = False
             self._leave(replica)

@@ -15,7 +15,10 @@ from dduomq.ports import Clock
 
 @attrs.frozen
 class PartitionSpec:
-    """What a partition is, as the router knows it from the metadata. `record` None: this node is alone and leads."""
+    """What a partition is, as the router knows it from the metadata. `record` None: this node is alone and leads.
+
+    `is_found`: the partition was there when this node started, so its log must be, too.
+    """
 
     topic: str
     partition: int
@@ -26,6 +29,7 @@ class PartitionSpec:
     clean: bool
     record: PartitionRecord | None = None
     record_version: int = 0
+    is_found: bool = False
 
 
 @attrs.frozen

@@ -99,9 +99,7 @@ class _Opening:
         self._end = self._start
         self._damages = damage.decode(self._read(damage.NAME))
         self._epochs = epochs.decode(self._read(epochs.NAME))
-        self._leader_epoch_max = max(
-            leader_epoch, self._epochs.latest
-        )  # a replica's records may be ahead of who opens it
+        self._leader_epoch_max = max(leader_epoch, self._epochs.latest)  # a replica's records may be ahead of us
         self._producers = Producers()
         self._aborted: Aborted | None = None
         self._snapshot_offset = -1

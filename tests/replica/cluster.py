@@ -6,7 +6,7 @@ from random import Random
 import attrs
 import trio
 
-from dduomq.actors.actor import Mailbox, ask
+from dduomq.actors.actor import Mailbox, Reply, ask
 from dduomq.actors.disk import DiskActor, DiskClient
 from dduomq.actors.isr import RecordWriter
 from dduomq.actors.partition import PartitionActor, PartitionSpec, PartitionWorld
@@ -46,6 +46,10 @@ LATENCY_S = 0.001
 @attrs.frozen
 class Asker:
     node_id: int
+
+
+def _ignored(_value, _error):
+    """Nobody waits for it."""
 
 
 def batch_of(*values, **fields):
@@ -156,11 +160,12 @@ class Node:
                 )  # fmt: skip
                 record, version = await cluster.record()
                 self.mailbox = Mailbox("t-0")
-                known = [record, version]
+                known, life = [record, version], self.life
 
                 def make(box):
                     spec = PartitionSpec(
-                        "t", 0, TOPIC_ID, DIRECTORY, cluster.settings, known[0].leader_epoch, False, *known
+                        "t", 0, TOPIC_ID, DIRECTORY, cluster.settings, known[0].leader_epoch, False, *known,
+                        is_found=life > 1,
                     )  # fmt: skip
                     return PartitionActor(box, spec, world, lambda _result: None)
 
@@ -289,6 +294,12 @@ class Cluster:
         pending = PendingBatch(memoryview(data), read_header(data), is_own=True)
         return await self.append(node_id, pending, acks=acks, timeout_s=timeout_s)
 
+    async def send_aside(self, node_id, *values):
+        """The same, without waiting for what becomes of it."""
+        data = batch_of(*values)
+        pending = PendingBatch(memoryview(data), read_header(data), is_own=True)
+        self.nodes[node_id].mailbox.post(Append(batch=pending, deadline=float("inf"), reply=Reply(_ignored)))
+
     async def append(self, node_id, pending, *, acks=ALL_IN_SYNC, timeout_s=30):
         with trio.fail_after(timeout_s):
             return await ask(
@@ -305,7 +316,8 @@ class Cluster:
                     try:
                         return await self.send(record.leader, *values, **fields)
                     except DduomqError as error:
-                        assert error.retriable, error  # noqa: PT017
+                        if not error.retriable:
+                            raise
                 await trio.sleep(0.05)
 
     async def read(self, node_id, offset=0, **fields):
@@ -324,7 +336,7 @@ class Cluster:
     async def until(self, is_so, timeout_s=60):
         """Wait until `await is_so()`."""
         with trio.fail_after(timeout_s):
-            while not await is_so():  # noqa: ASYNC110  # it is seen from outside
+            while not await is_so():  # noqa: ASYNC110  # what is waited for is a state, not an event
                 await trio.sleep(0.02)
 
     async def until_isr(self, *nodes, timeout_s=60):

@@ -6,8 +6,9 @@ import trio
 
 from dduomq.actors.actor import ask
 from dduomq.actors.partition_messages import Append, Purge, Restore
+from dduomq.actors.replica_messages import Assign
 from dduomq.cluster.ports import MetadataUnavailable, MetadataUnknown
-from dduomq.errors import DduomqError, LeaderNotAvailable, NotLeader, StorageError
+from dduomq.errors import DduomqError, LeaderNotAvailable, NotLeader, RequestTimedOut, StorageError
 from dduomq.log.damage import NAME as QUARANTINE
 from dduomq.log.plans import PendingBatch
 from dduomq.log.segment import LOG, file_name
@@ -84,8 +85,6 @@ async def test_a_leader_that_heard_nothing_is_cut_to_what_counts(autojump_clock)
         cluster.deaf.clear()
         cluster.cuts.clear()
         record, version = await cluster.record()
-        from dduomq.actors.replica_messages import Assign
-
         cluster.nodes[1].mailbox.post(Assign(record=record, version=version))
         await cluster.until_isr(1, 2, 3)
         await cluster.until_alike(1, 2, 3)
@@ -98,8 +97,6 @@ async def test_an_old_record_changes_nothing(autojump_clock):
         old, version = await cluster.record()
         await cluster.elect(2)
         await cluster.send_to_leader(b"1")
-        from dduomq.actors.replica_messages import Assign
-
         for node in cluster.nodes.values():
             node.mailbox.post(Assign(record=old, version=version))
         await trio.sleep(1)
@@ -153,6 +150,63 @@ async def test_a_leader_that_may_have_lost_acked_records_hands_over(autojump_clo
         await cluster.until_isr(1, 2, 3)
         await cluster.until_alike(1, 2, 3)
         assert [value for _, value in cluster.nodes[1].values()] == [b"%d" % n for n in range(11)]
+
+
+async def test_a_leader_that_has_lost_everything_hands_over(autojump_clock):
+    """As one of a topic in memory, or with a new disk, that is back before anybody has missed it."""
+    async with running(storage="memory") as cluster:
+        for n in range(10):
+            await cluster.send(1, b"%d" % n)
+        await cluster.nodes[1].kill()
+        await cluster.nodes[1].start()
+        assert (await cluster.send_to_leader(b"10")).base_offset == 10
+        assert (await cluster.record())[0].leader == 2
+        await cluster.until_isr(1, 2, 3)
+        state = await cluster.nodes[1].describe()
+        assert (state.log.log_start_offset, state.log.log_end_offset) == (0, 11)
+
+
+async def test_a_leader_that_follows_says_only_what_it_has_synced(autojump_clock):
+    """What it wrote as a leader, and its successor has, may not be on its own disk yet."""
+    async with running() as cluster:
+        await cluster.send(1, b"0")
+        cluster.nodes[1].platter.faults.slowness = 3_000
+        await cluster.send_aside(1, b"1")
+
+        async def have_it():
+            return len(cluster.nodes[2].values()) == 2
+
+        await cluster.until(have_it, 5)
+        await cluster.elect(2)
+        told = set()
+        for _ in range(3_000):
+            await trio.sleep(0.01)
+            state, replicas = await cluster.nodes[1].describe(), (await cluster.nodes[2].describe()).replicas
+            position = dict(replicas.positions).get(1, -1)
+            assert position <= state.log.flushed_offset
+            told.add(position)
+        assert {-1, 2} <= told
+
+
+async def test_an_append_that_nobody_follows_ends(autojump_clock):
+    """Neither are they in sync nor can they be taken out: there is no store to write that down."""
+    async with running() as cluster:
+        await cluster.send(1, b"0")
+
+        def fault(operations):
+            raise MetadataUnavailable
+
+        cluster.store.fault = fault
+        cluster.cuts.update({(1, 2), (1, 3)})
+        with trio.fail_after(60), pytest.raises(RequestTimedOut):
+            await ask(
+                cluster.nodes[1].mailbox,
+                lambda reply: Append(batch=_pending(b"1"), deadline=trio.current_time() + 20, reply=reply),
+            )
+        assert trio.current_time() > 20
+        cluster.store.fault = lambda operations: None
+        cluster.cuts.clear()
+        assert (await cluster.send_to_leader(b"2", timeout_s=60)).base_offset == 2
 
 
 async def test_a_crashed_actor_leads_again_in_a_new_epoch(autojump_clock):

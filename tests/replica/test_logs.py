@@ -211,6 +211,28 @@ def test_an_aborted_transaction_that_was_cut_is_forgotten():
     assert aborted_in(replica(mine, high_watermark=2), mine, 0, 2) == ()
 
 
+def test_a_torn_tail_behind_a_cut_is_no_damage():
+    """What was synced once, and cut, is not missed."""
+    files, _ = leader_with(1)
+    mine = MemoryFiles()
+    log = replica(mine)
+    replicate(log, mine, bytes_of(files))
+    log.plan_checkpoint().run(mine)
+    end = truncate_log(mine, DIRECTORY, 9)
+    path = f"{DIRECTORY}/{0:020d}.log"
+    mine.write_at(path, [b"torn" * 30], mine.size(path))
+    log = replica(mine)
+    assert (log.damaged_from, log.log_end_offset) == (None, end)
+
+
+def test_who_opens_it_may_know_of_an_older_epoch_only():
+    """The metadata of a node that starts may be of before: its records are not."""
+    files, leader = leader_with(1, 4, 6, segment_bytes=1024)
+    mine = MemoryFiles()
+    replicate(replica(mine, segment_bytes=1024), mine, bytes_of(files))
+    assert replica(mine, epoch=2, segment_bytes=1024).epochs.entries == leader.epochs.entries
+
+
 def test_nothing_is_left_after_a_reset():
     files, _ = leader_with(1, 4, segment_bytes=1024)
     mine = MemoryFiles()
