@@ -203,6 +203,7 @@ LINK_REQUESTS_MAX = (
 )
 LINK_REQUEST_BYTES_MAX = 32 * MIB  # of them that were not sent yet
 LINK_MESSAGES_BYTES_MAX = 80 * MIB  # one way, not sent yet: a snapshot fits; beyond that the oldest are dropped
+LINK_ADDRESSES_MAX = 4  # at which one node is looked for
 LINK_BACKOFF_MS = 50
 LINK_BACKOFF_MS_MAX = 1_000
 LINK_DIAL_TIMEOUT_MS = 2_000  # until both sides have proved who they are
