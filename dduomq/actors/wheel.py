@@ -350,7 +350,7 @@ class WheelActor(Actor):
         limit = max(0, min(message.limit, DELAY_LIST_MAX))
         found = islice(wheel.entries(message.after, message.topic), limit)
         messages = tuple(Waiting((entry.due_ms, entry.number), wheel.target(entry)) for entry in found)
-        reply.set(WaitingMessages(messages, self._firing.count - len(wheel.scheduled)))
+        reply.set(WaitingMessages(messages, wheel.count - len(wheel.scheduled)))
 
     # --- recurring ----------------------------------------------------------------------------------
 

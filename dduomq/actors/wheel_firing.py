@@ -74,7 +74,7 @@ class WheelFiring:
 
     __slots__ = (
         "_ahead_at", "_delivered", "_fail", "_is_busy", "_journal", "_later", "_mailbox", "_note_at", "_number",
-        "_reader", "_retry_at", "_sending", "_taken", "_world", "damaged", "is_held", "near", "wheel",
+        "_reader", "_retry_at", "_sending", "_world", "damaged", "is_held", "near", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -100,7 +100,6 @@ class WheelFiring:
         self.near = Near()
         self._delivered: list[int] = []  # offsets of `fired` records, not yet noted
         self._note_at = NEVER
-        self._taken = 0  # messages that are being read: in no batch yet, and not in the timeline any more
         self._is_busy = False  # from taking what is due until its `fired` records are stored
         self._later: list[Entry] = []  # due, but there is nowhere to put them yet
         self._retry_at = NEVER
@@ -192,11 +191,6 @@ class WheelFiring:
             at = min(at, self._world.clock.monotonic() + max(0, left_ms) / 1000)
         return at
 
-    @property
-    def count(self) -> int:
-        """How many messages wait or are on their way, those that are being read or put off among them."""
-        return self.wheel.count + self._taken + len(self._later)
-
     def _take(self) -> None:
         now_ms = self._world.clock.wall_ms()
         due = self.wheel.take_due(now_ms, DELAY_ROUND_MESSAGES_MAX, self._way)
@@ -206,7 +200,6 @@ class WheelFiring:
         self._is_busy = True
         missing = [entry for entries in due.values() for entry in entries if entry.number not in self.near]
         if missing:
-            self._taken = sum(map(len, due.values()))
             self._reader.read_entries(missing, ROUND_BYTES, partial(self._fire, due))
         else:
             self._fire(due, {})
@@ -239,7 +232,6 @@ class WheelFiring:
 
     def _fire(self, due: dict[Target, list[Entry]], found: Found) -> None:
         """A batch for each target, as large as it may be; what does not fit waits for the next round."""
-        self._taken = 0
         round_ = Round()
         has_more = bool(found)
         for to, entries in due.items():
