@@ -106,8 +106,7 @@ class WheelFiring:
         at_ms = self.wheel.next_ms(self._sending.lead.ms)
         if at_ms is None or not self._is_free:
             return self._retry_at
-        left_ms = at_ms - self._world.clock.wall_ms()
-        return min(self._retry_at, self._world.clock.monotonic() + max(0, left_ms) / 1000)
+        return min(self._retry_at, self._world.clock.when(at_ms))
 
     def _take(self) -> None:
         now_ms = self._world.clock.wall_ms()

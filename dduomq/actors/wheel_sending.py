@@ -153,11 +153,11 @@ class WheelSending:
 
     def next_at(self) -> float:
         """When there is something to do, on the monotonic clock."""
-        now, wall_ms, at = self._world.clock.monotonic(), self._world.clock.wall_ms(), self._note_at
+        at, when = self._note_at, self._world.clock.when
         for queue in self._queues.values():
             head = queue[0]
             if head.again_at != NEVER and (head.messages is not None or not self._reader.is_busy):
-                at = min(at, max(head.again_at, now + (head.due_ms - wall_ms) / 1000))
+                at = min(at, max(head.again_at, when(head.due_ms)))
         return at
 
     # --- what has arrived ---------------------------------------------------------------------------
