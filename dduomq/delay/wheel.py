@@ -23,7 +23,7 @@ from dduomq.delay.records import NO_ORIGIN, Fired, Pair, Parked, Target
 from dduomq.delay.schedule import Schedule, decode
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
 from dduomq.errors import InvalidRecord, TooManyDelayed
-from dduomq.limits import DELAYED_PER_WHEEL_MAX
+from dduomq.limits import DELAY_ROUND_MESSAGES_MAX, DELAYED_PER_WHEEL_MAX
 from dduomq.wire.batch import SEQUENCE_MAX
 
 _TARGET_AND_ORIGIN = attrgetter("target", "origin")
@@ -254,6 +254,8 @@ class Wheel:
                 found.setdefault(to, []).append(entry)
             else:
                 self.hold(to, [entry])
+        for to in self._held.keys() - self.open.keys() - found.keys() - {NOT_YET}:
+            self.release(to)  # what would have done so has been cancelled
         return found
 
     def _first_young(self, now_ms: int) -> int:
@@ -324,8 +326,11 @@ class Wheel:
         self.release(target)
 
     def release(self, target: Target) -> None:
-        """What was held back waits for its time again."""
-        self.give_back(_listed(self._held.pop(target, array("q"))))
+        """What was held back waits for its time again: no more of it than one round takes."""
+        held, size = self._held.pop(target, array("q")), DELAY_ROUND_MESSAGES_MAX * FIELDS
+        if len(held) > size:
+            self._held[target] = held[size:]
+        self.give_back(_listed(held[:size]))
 
 
 def entry_moved(entry: Entry, moved: Mapping[int, tuple[int, int]]) -> Entry:

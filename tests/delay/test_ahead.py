@@ -12,6 +12,7 @@ from dduomq.actors.alarms import Alarm
 from dduomq.actors.wheel_messages import Sent
 from dduomq.actors.wheel_sending import WheelSending
 from dduomq.delay import lead
+from dduomq.delay import wheel as wheel_module
 from dduomq.delay.lead import LEAD_MS_MAX, LEAD_MS_MIN, Lead
 from dduomq.delay.near import Near
 from dduomq.delay.records import NEW, NO_ORIGIN, Delivered, Fired, Parked, Target
@@ -100,6 +101,24 @@ def test_a_target_has_so_many_batches_on_their_way_and_the_rest_is_held():
     assert wheel.alive([(START + n, n) for n in range(9)]) == set(range(5))
     wheel.delivered(fired[0])
     assert (wheel.room(to), take(wheel, START + 10), wheel.count) == (1, {to: [2, 3, 4]}, 1)
+
+
+def test_a_long_backlog_is_released_by_the_round_and_not_forgotten(monkeypatch):
+    """Also when all that was released is cancelled: then nothing arrives that would release the rest."""
+    monkeypatch.setattr(wheel_module, "DELAY_ROUND_MESSAGES_MAX", 3)
+    wheel = wheel_with(*(message(START + n) for n in range(12)))
+    ((to, entries),) = wheel.take_due(START + 20, 0, 2, lambda target: target).items()
+    fired = [wheel.fired_at(wheel.fire(to, [entry]), 100 + entry.number) for entry in entries]
+    assert take(wheel, START + 20) == {}
+    wheel.delivered(fired[0])
+    assert take(wheel, START + 20) == {to: [2, 3, 4]}
+    wheel.delivered(fired[1])
+    assert len(wheel.cancel((START + n, n) for n in (5, 6, 7))) == 3
+    taken = []
+    for _ in range(5):
+        taken += take(wheel, START + 20).get(to, [])
+    assert taken == [8, 9, 10, 11]
+    assert wheel.count == 0
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
