@@ -103,14 +103,16 @@ class WheelFiring:
 
     def next_at(self) -> float:
         """When there is something to do, on the monotonic clock."""
-        at_ms = self.wheel.next_ms(self._sending.lead.ms)
+        at_ms = self.wheel.next_ms(self._sending.lead.last_ms)
         if at_ms is None or not self._is_free:
             return self._retry_at
         return min(self._retry_at, self._world.clock.when(at_ms))
 
     def _take(self) -> None:
-        now_ms = self._world.clock.wall_ms()
-        due = self.wheel.take_due(now_ms, self._sending.lead.ms, DELAY_ROUND_MESSAGES_MAX, self._sending.way)
+        now_ms, lead = self._world.clock.wall_ms(), self._sending.lead
+        at_ms = self.wheel.next_ms(lead.last_ms)
+        is_time = at_ms is not None and at_ms <= now_ms
+        due = self.wheel.take_due(now_ms, lead.ms, DELAY_ROUND_MESSAGES_MAX, self._sending.way) if is_time else {}
         if not due:
             self._read_ahead(now_ms)
             return

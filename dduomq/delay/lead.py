@@ -23,6 +23,11 @@ class Lead:
     def ms(self) -> int:
         return max(LEAD_MS_MIN, min(LEAD_MS_MAX, ceil(2 * max(self.store_ms, self.turn_ms)) + SPARE_MS))
 
+    @property
+    def last_ms(self) -> int:
+        """So long before its time a message must be taken up; what is due in `ms` then goes along."""
+        return max(LEAD_MS_MIN, min(LEAD_MS_MAX, ceil(self.store_ms) + SPARE_MS))
+
     def stored(self, seconds: float) -> None:
         self.store_ms = _smoothed(self.store_ms, seconds)
 

@@ -254,9 +254,13 @@ class Wheel:
                 found.setdefault(to, []).append(entry)
             else:
                 self.hold(to, [entry])
-        for to in self._held.keys() - self.open.keys() - found.keys() - {NOT_YET}:
-            self.release(to)  # what would have done so has been cancelled
+        for to in self._stranded() - found.keys():
+            self.release(to)
         return found
+
+    def _stranded(self) -> set[Target]:
+        """Where messages are held back for, though no batch is on its way: those that were released are cancelled."""
+        return self._held.keys() - self.open.keys() - {NOT_YET}
 
     def _first_young(self, now_ms: int) -> int:
         """From this number on messages were parked just now; numbers rise."""
@@ -266,6 +270,8 @@ class Wheel:
 
     def next_ms(self, lead_ms: int) -> int | None:
         """When there is something to take, if it's taken so long before; None if there is nothing."""
+        if self._stranded():
+            return 0
         first = self.timeline.next_ms()
         times = [] if first is None else [first - lead_ms]
         return min([*times, *self._held.get(NOT_YET, ())[::FIELDS]], default=None)
