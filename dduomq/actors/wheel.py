@@ -279,7 +279,7 @@ class WheelActor(Actor):
             self._fail(result)
 
     def _gone(self, pair: Pair) -> str:
-        if self._firing.wheel.is_on_its_way(pair[1]):
+        if self._firing.is_on_its_way(pair[1]):
             return f"the message with the id …-{pair[0]}-{pair[1]} is on its way: it is due in a moment, or has been"
         return f"no message with the id …-{pair[0]}-{pair[1]} waits: it has been delivered or cancelled, or never was"
 
@@ -355,7 +355,7 @@ class WheelActor(Actor):
         limit = max(0, min(message.limit, DELAY_LIST_MAX))
         found = islice(wheel.entries(message.after, message.topic), limit)
         messages = tuple(Waiting((entry.due_ms, entry.number), wheel.target(entry)) for entry in found)
-        reply.set(WaitingMessages(messages, wheel.count - len(wheel.scheduled)))
+        reply.set(WaitingMessages(messages, self._firing.count - len(wheel.scheduled)))
 
     # --- recurring ----------------------------------------------------------------------------------
 

@@ -47,7 +47,10 @@ class Round:
 class WheelFiring:
     """`fail(error)`: the log can't be written, and all must be read anew."""
 
-    __slots__ = ("_ahead_at", "_fail", "_journal", "_later", "_reader", "_retry_at", "_sending", "_world", "wheel")
+    __slots__ = (
+        "_ahead_at", "_due", "_fail", "_following", "_journal", "_later", "_reader", "_retry_at", "_sending", "_world",
+        "wheel",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,8 +72,21 @@ class WheelFiring:
         self.wheel = wheel
         self._sending.begin(wheel)
         self._later: list[Entry] = []  # due, but there is nowhere to put them yet
+        self._due: dict[Target, list[Entry]] = {}  # what is being read
+        self._following = 0  # messages on their way into the log
         self._retry_at = NEVER
         self._ahead_at = 0.0  # when what is due soon is read next
+
+    @property
+    def count(self) -> int:
+        """How many messages wait or are on their way, also those that are in no place of the wheel just now."""
+        reading = sum(len(entries) for entries in self._due.values())
+        return self.wheel.count + len(self._later) + reading + self._following + self._sending.in_hand
+
+    def is_on_its_way(self, number: int) -> bool:
+        """Whether the message is taken up already."""
+        reading = any(entry.number == number for entries in self._due.values() for entry in entries)
+        return reading or self.wheel.is_on_its_way(number)
 
     # --- cleaning -----------------------------------------------------------------------------------
 
@@ -120,6 +136,7 @@ class WheelFiring:
         near = self.wheel.near
         missing = [entry for entries in due.values() for entry in entries if entry.number not in near]
         if missing:
+            self._due = due
             self._reader.read_entries(missing, ROUND_BYTES, partial(self._fire, due))
         else:
             self._fire(due, {})
@@ -139,7 +156,7 @@ class WheelFiring:
 
     def _fire(self, due: dict[Target, list[Entry]], found: Found) -> None:
         """What is known of them goes into batches; the rest waits for another round."""
-        round_, near = Round(), self.wheel.near
+        round_, near, self._due = Round(), self.wheel.near, {}
         has_more = bool(found)
         for to, entries in due.items():
             here = [(entry, near.get(entry.number) or found.get(entry.number)) for entry in entries]
@@ -155,6 +172,7 @@ class WheelFiring:
                 left = self._batches(to, known, round_)
                 self.wheel.hold(to, [entry for entry, _ in left])
             near.keep(message for _, message in left)
+        self._following = len(round_.following)
         self._store(round_)
 
     def _batches(self, to: Target, known: list[Taken], round_: Round) -> list[Taken]:
@@ -242,7 +260,7 @@ class WheelFiring:
             if isinstance(result, DduomqError):
                 self._fail(result)
                 return
-            self._sending.is_taking = False
+            self._sending.is_taking, self._following = False, 0
             self._sending.lead.stored(self._world.clock.monotonic() - began)
             for offset, (fired, messages) in enumerate(begun, result.base_offset):
                 self._sending.add(self.wheel.fired_at(fired, offset), messages)

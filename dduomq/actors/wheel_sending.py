@@ -83,7 +83,7 @@ class WheelSending:
 
     __slots__ = (
         "_delivered", "_fail", "_is_changing", "_journal", "_mailbox", "_note_at", "_number", "_queues", "_reader",
-        "_wheel", "_when_quiet", "_world", "damaged", "is_held", "is_taking", "lead",
+        "_wheel", "_when_quiet", "_world", "damaged", "in_hand", "is_held", "is_taking", "lead",
     )  # fmt: skip
 
     def __init__(
@@ -112,6 +112,7 @@ class WheelSending:
         self._note_at = NEVER
         self._when_quiet: list[Callable[[], None]] = []
         self._is_changing = self.is_taking = self.is_held = False
+        self.in_hand = 0  # messages on their way into the log instead of batches that are given up
         self.damaged: set[int] = set()  # offsets of messages that can't be read any more
 
     def add(self, fired: Fired, messages: Sequence[Parked]) -> None:
@@ -346,14 +347,14 @@ class WheelSending:
             if isinstance(result, DduomqError):
                 self._fail(result)
                 return
-            self._is_changing = False
+            self._is_changing, self.in_hand = False, 0
             for offset, held in enumerate(kept, result.base_offset):
                 held.fired, held.again_at = self._wheel.fired_at(held.fired, offset), 0.0
             if instead is None:
                 self._again(one)
             self._wheel.parked(parked, result.base_offset + len(kept), self._world.clock.wall_ms())
 
-        self._is_changing = True
+        self._is_changing, self.in_hand = True, len(parked)
         entries = [records.encode_fired(fired) for fired in again]
         entries += [records.encode_parked(message) for message in parked]
         self._journal.store_together([*entries, records.encode_delivered(old)], stored)

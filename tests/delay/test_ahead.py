@@ -227,6 +227,19 @@ async def test_who_cancels_at_the_last_moment_is_told_that_it_is_on_its_way(auto
             await mq.admin.cancel_delayed(sent.delay_id)
 
 
+async def test_what_is_being_read_still_counts(autojump_clock, monkeypatch):
+    """Nothing is kept in memory; who asks again and again never hears that nothing waits before it has come."""
+    monkeypatch.setattr(Near, "keep", lambda self, messages: None)
+    async with running() as (_, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        for n in range(3):
+            await mq.send("t", str(n), delay=1 + n * 0.1)
+        with trio.fail_after(60):
+            while await mq.admin.count_delayed():
+                pass
+        assert await values(mq) == ["0", "1", "2"]
+
+
 @pytest.mark.parametrize("jump_ms", [-3_600_000, -200, 3_600_000])
 async def test_a_clock_that_is_set_between_does_not_bring_it_early(autojump_clock, when_fired, jump_ms):
     async with running() as (machine, _, mq):
