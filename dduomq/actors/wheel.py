@@ -87,7 +87,7 @@ class WheelActor(Actor):
 
     __slots__ = (
         "_alarm_at", "_cleaning", "_early", "_failure", "_firing", "_journal", "_number", "_parking", "_reader",
-        "_replay", "_schedules", "_sending", "_world",
+        "_replay", "_rescheduling", "_schedules", "_sending", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Park: "_on_park",
@@ -129,6 +129,7 @@ class WheelActor(Actor):
         self._replay = Replay(world.clock.wall_ms())
         self._early: list[Park | Unpark] = []  # they came before the log was read
         self._parking: dict[tuple[object, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log
+        self._rescheduling = 0  # messages that are taken out, and on their way into the log again
         self._failure: DduomqError | None = None
         self._alarm_at = NEVER
 
@@ -339,7 +340,10 @@ class WheelActor(Actor):
             held.value, held.headers,
         )  # fmt: skip
 
+        self._rescheduling += 1
+
         def stored(result: Acked | DduomqError) -> None:
+            self._rescheduling -= 1
             if isinstance(result, DduomqError):
                 self._fail(result)
                 reply.fail(result)
@@ -355,7 +359,8 @@ class WheelActor(Actor):
         limit = max(0, min(message.limit, DELAY_LIST_MAX))
         found = islice(wheel.entries(message.after, message.topic), limit)
         messages = tuple(Waiting((entry.due_ms, entry.number), wheel.target(entry)) for entry in found)
-        reply.set(WaitingMessages(messages, self._firing.count - len(wheel.scheduled)))
+        count = self._firing.count + self._rescheduling
+        reply.set(WaitingMessages(messages, count - len(wheel.scheduled)))
 
     # --- recurring ----------------------------------------------------------------------------------
 

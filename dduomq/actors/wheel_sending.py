@@ -44,6 +44,7 @@ BATCH_BYTES = 1024 * 1024
 SEND_TIMEOUT_S = 30
 AGAIN_S, AGAIN_S_MAX = 0.2, 5.0
 NOTE_DELIVERED_S = 1.0
+SET_BACK_MS = 1_000  # a batch that is due so much later was taken up before the clock was set back
 
 
 @attrs.frozen
@@ -60,10 +61,14 @@ class WheelWorld:
 
 @attrs.define
 class Sending:
-    """A batch that its target does not have yet. `again_at`: when it may be sent; NEVER while it is on its way."""
+    """A batch that its target does not have yet. `again_at`: when it may be sent; NEVER while it is on its way.
+
+    `is_unsent`: it has surely never been sent; what was open when the wheel was read may have been.
+    """
 
     fired: Fired
     messages: tuple[Parked, ...] | None  # None until they have been read
+    is_unsent: bool = False
     tries: int = 0
     again_at: float = 0.0
     sent_at: float = 0.0
@@ -117,7 +122,7 @@ class WheelSending:
 
     def add(self, fired: Fired, messages: Sequence[Parked]) -> None:
         """A batch whose record is in the log now."""
-        self._queues.setdefault(fired.target, []).append(Sending(fired, tuple(messages)))
+        self._queues.setdefault(fired.target, []).append(Sending(fired, tuple(messages), is_unsent=True))
 
     @property
     def is_awaited(self) -> bool:
@@ -141,9 +146,12 @@ class WheelSending:
         self._act()
         for queue in list(self._queues.values()):
             head = queue[0]
-            if head.again_at > now or head.due_ms > wall_ms:
+            if head.again_at > now:
                 continue
-            if head.messages is not None:
+            if head.due_ms > wall_ms:
+                if head.is_unsent and head.due_ms > wall_ms + SET_BACK_MS:
+                    self._put_back(head)
+            elif head.messages is not None:
                 self._send(head)
             elif not self._reader.is_busy:
                 head.again_at = NEVER
@@ -248,6 +256,7 @@ class WheelSending:
     def _send(self, one: Sending) -> None:
         fired = one.fired
         one.again_at, one.serial, one.sent_at = NEVER, next(SERIALS), self._world.clock.monotonic()
+        one.is_unsent = False
         target, serial = fired.target, one.serial
         assert one.messages is not None
         if self._world.routes.is_closed:
@@ -330,6 +339,12 @@ class WheelSending:
         """The target has another idea of our sequence, so it has lost some: the same batch, in a new epoch of ours."""
         self._world.log.warning("delayed_batch_anew", wheel=self._mailbox.name, topic=one.fired.target.topic)
         self.when_quiet(partial(self._change, one, one.fired.epoch + 1, 0, None))
+
+    def _put_back(self, one: Sending) -> None:
+        """The clock was set back: what it held up may be due long before it. Its messages wait again."""
+        assert one.messages is not None
+        one.again_at, parked = NEVER, [left_over(message) for message in one.messages]
+        self.when_quiet(partial(self._change, one, one.fired.epoch, one.fired.sequence, parked))
 
     def _change(self, one: Sending, epoch: int, sequence: int, instead: Sequence[Parked] | None) -> None:
         """The batches of a target get other sequences; `instead` of the first one, if it is to go, these are parked."""

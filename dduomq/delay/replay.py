@@ -1,8 +1,8 @@
 """A wheel from its log: what waits, and which batches may not have arrived.
 
 A pure machine. Always true: of a message that was moved the last place counts; one that was fired or cancelled
-anywhere in the log does not wait; the last batch of a target, if it has no `delivered`, is open, and is sent again as
-it was.
+anywhere in the log does not wait; the last `OPEN_MAX` batches of a target, if they have no `delivered`, are open, and
+are sent again as they were.
 """
 
 from array import array

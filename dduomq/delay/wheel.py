@@ -116,7 +116,7 @@ class Wheel:
         """They are in the log from that offset on; their ids. What is due soon needs not be read again."""
         placed = enumerate(messages, first_offset)
         self.near.keep(message.at(offset) for offset, message in placed if message.due_ms <= now_ms + SOON_MS)
-        self._young.append((now_ms, first_offset))
+        self._grow_young(now_ms, first_offset)
         pairs: list[Pair] = []
         for (target, origin), alike in groupby(messages, _TARGET_AND_ORIGIN):
             batch = list(alike)
@@ -267,6 +267,14 @@ class Wheel:
         while self._young and self._young[0][0] + YOUNG_MS <= now_ms:
             self._young.popleft()
         return self._young[0][1] if self._young else sys.maxsize
+
+    def _grow_young(self, now_ms: int, number: int) -> None:
+        """From that number on messages are parked just now. What is noted is little: one for each millisecond."""
+        self._first_young(now_ms)
+        if self._young and self._young[0][0] > now_ms:  # the clock was set back
+            self._young = deque([(now_ms, self._young[0][1])])
+        elif not self._young or self._young[-1][0] < now_ms:
+            self._young.append((now_ms, number))
 
     def next_ms(self, lead_ms: int) -> int | None:
         """When there is something to take, if it's taken so long before; None if there is nothing."""

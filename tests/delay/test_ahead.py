@@ -1,5 +1,6 @@
 """Messages that are put into their batch a little before their time: never early, each once, whatever comes between."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dduomq.actors import wheel_sending
 from dduomq.actors.actor import Mailbox
 from dduomq.actors.alarms import Alarm
 from dduomq.actors.wheel_messages import Sent
@@ -18,7 +20,7 @@ from dduomq.delay.near import Near
 from dduomq.delay.records import NEW, NO_ORIGIN, Delivered, Fired, Parked, Target
 from dduomq.delay.replay import Replay
 from dduomq.delay.wheel import OPEN_MAX, YOUNG_MS, Wheel
-from dduomq.errors import DelayedNotFound, MessageTooLarge, OutOfOrderSequence
+from dduomq.errors import DelayedNotFound, DiskFull, MessageTooLarge, OutOfOrderSequence
 from dduomq.ids import DEAD, DELAYED_GROUP
 from dduomq.limits import DELAY_CACHE_BYTES_MAX
 from dduomq.testing.clock import SimClock
@@ -31,7 +33,7 @@ from tests.delay.helpers import (
     wheel_of,
     wish,
 )
-from tests.delay.test_delayed import arrivals, running, until, values
+from tests.delay.test_delayed import arrivals, read, running, until, values
 
 START = 1_700_000_000_000
 TARGETS = [Target("t", "ab" * 16, n) for n in range(2)]
@@ -78,6 +80,22 @@ def test_what_was_parked_just_now_is_taken_when_it_is_due():
     assert (take(wheel, START + 11), wheel.next_ms(20)) == ({}, START + 12)
     assert take(wheel, START + 12) == {TARGETS[0]: [2]}
     assert wheel.next_ms(20) is None
+
+
+@pytest.mark.parametrize("jump_ms", [0, -50, -3_600_000])
+def test_what_was_parked_just_now_takes_no_memory_for_long(jump_ms):
+    """Also when nothing falls due for years, and when the clock is set back: then all of it is as new."""
+    wheel, now_ms = Wheel(START), START
+    for number in range(5_000):
+        if number == 2_500:
+            now_ms += jump_ms
+        wheel.parked([message(START + 10**9)], number, now_ms + number // 10)
+        assert len(wheel._young) <= YOUNG_MS + 1
+    now_ms += 5_000 // 10
+    wheel.parked([message(now_ms + 10)], 5_000, now_ms)
+    assert take(wheel, now_ms) == {}
+    assert take(wheel, now_ms + 10) == {TARGETS[0]: [5_000]}
+    assert wheel._first_young(now_ms + YOUNG_MS) == sys.maxsize
 
 
 def test_who_has_waited_long_enough_is_taken_before_its_time():
@@ -240,6 +258,25 @@ async def test_what_is_being_read_still_counts(autojump_clock, monkeypatch):
         assert await values(mq) == ["0", "1", "2"]
 
 
+async def test_what_is_put_off_to_another_time_still_counts(autojump_clock):
+    """It is taken out and parked again in one breath, and in no place of the wheel meanwhile."""
+    async with running() as (_, _, mq):
+        sent, counts = await mq.send("t", "x", delay=60), []
+
+        async def count():
+            while True:
+                counts.append(await mq.admin.count_delayed())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            delay_id = sent.delay_id
+            for n in range(20):
+                delay_id = await mq.admin.reschedule(delay_id, delay=60 + n)
+            nursery.cancel_scope.cancel()
+        assert len(counts) > 20
+        assert set(counts) == {1}
+
+
 @pytest.mark.parametrize("jump_ms", [-3_600_000, -200, 3_600_000])
 async def test_a_clock_that_is_set_between_does_not_bring_it_early(autojump_clock, when_fired, jump_ms):
     async with running() as (machine, _, mq):
@@ -250,6 +287,26 @@ async def test_a_clock_that_is_set_between_does_not_bring_it_early(autojump_cloc
         assert await values(mq) == ([] if jump_ms < 0 else ["x"])
         (record,) = await arrivals(mq, 1, within=3)
         assert record.timestamp_ms >= until(record)
+
+
+async def test_a_clock_that_is_set_back_does_not_let_the_next_ones_wait_for_it(autojump_clock, when_fired):
+    """What was to go out before it waits again, and can be found and taken back as before."""
+    async with running() as (machine, _, mq):
+        await mq.admin.create_topic("t", partitions=1)
+        fired = trio.Event()
+        when_fired.append(lambda _: (machine.clock.jump(-3_600_000), fired.set()))
+        await mq.send("t", "x", delay=1)
+        await fired.wait()
+        await mq.send("t", "y", delay=2)
+        (record,) = await arrivals(mq, 1, within=4)
+        assert record.raw_value == b"y"
+        (waiting,) = [one async for one in mq.admin.delayed("t")]
+        assert (waiting.due_ms > machine.clock.wall_ms() + 3_500_000, await mq.admin.count_delayed()) == (True, 1)
+        await trio.sleep(3_590)
+        assert await values(mq) == ["y"]
+        found = await arrivals(mq, 2)
+        assert [record.raw_value for record in found] == [b"y", b"x"]
+        assert all(record.timestamp_ms >= until(record) for record in found)
 
 
 @pytest.mark.parametrize("end", ["kill", "power loss", "stop"])
@@ -362,10 +419,63 @@ async def test_all_that_may_have_arrived_is_sent_again_and_comes_once(autojump_c
             assert await values(mq) == [str(n) for n in range(6)]
 
 
+async def test_what_has_arrived_is_known_again_though_a_limit_was_lowered(autojump_clock, monkeypatch):
+    """Else it would become a dead letter as well, and another batch would get its sequence, and be taken for it."""
+    held = Held(monkeypatch)
+    monkeypatch.setattr(wheel_sending, "NOTE_DELIVERED_S", 10**9)
+    async with one_machine() as machine:
+        async with running(machine) as (_, node, mq):
+            await mq.admin.create_topic("t", partitions=1)
+            node.services.topics.wanted(DEAD, DELAYED_GROUP)
+            await mq.send("t", "0", delay=1)
+            await mq.send("t", "1", delay=2)
+            await trio.sleep(10)
+            held.let_go()
+            await arrivals(mq, 2)
+            number, _ = await wheel_of(node, "t")
+            assert [len(open_) for open_ in replayed(machine, number).open.values()] == [2]
+            await mq.admin.alter_topic("t", set={"max.message.bytes": "100"})
+            kill(machine)
+        async with running(machine) as (_, _, mq):
+            await trio.sleep(30)
+            assert await values(mq, "dlq.delayed") == []
+            await mq.admin.alter_topic("t", set={"max.message.bytes": "100000"})
+            for n in range(2, 6):
+                await mq.send("t", str(n), delay=1)
+                await trio.sleep(2)
+            assert await values(mq) == [str(n) for n in range(6)]
+
+
 @pytest.mark.parametrize("end", ["none", "kill"])
-@pytest.mark.parametrize("error", [OutOfOrderSequence, MessageTooLarge])
+async def test_all_that_is_open_when_the_topic_goes_rests_once(autojump_clock, monkeypatch, end):
+    """Two batches are on their way, and more is held back behind them."""
+    held = Held(monkeypatch)
+    async with one_machine() as machine:
+        async with running(machine) as (_, node, mq):
+            await mq.admin.create_topic("t", partitions=1)
+            number, _ = await wheel_of(node, "t")
+            await three_batches(mq)
+            assert [len(open_) for open_ in replayed(machine, number).open.values()] == [2]
+            await mq.admin.delete_topic("t")
+            held.let_go()
+            if end == "kill":
+                await trio.sleep(0.3)
+                kill(machine)
+            else:
+                await trio.sleep(30)
+        async with running(machine) as (_, _, mq):
+            await trio.sleep(60)
+            assert await values(mq, "dlq.delayed") == [str(n) for n in range(6)]
+            assert await mq.admin.count_delayed() == 0
+
+
+@pytest.mark.parametrize("end", ["none", "kill"])
+@pytest.mark.parametrize("error", [OutOfOrderSequence, MessageTooLarge, DiskFull])
 async def test_one_that_is_refused_holds_up_none_behind_it(autojump_clock, monkeypatch, error, end):
-    """It goes out anew, or becomes a dead letter; the batch behind it has never been sent, and gets a free sequence."""
+    """It goes out anew, or becomes a dead letter; the batch behind it has never been sent, and gets a free sequence.
+
+    Of one that finds no room for the moment nothing changes: it is sent again, and the one behind it waits.
+    """
     held, refused = Held(monkeypatch), []
     async with one_machine() as machine:
         async with running(machine) as (_, node, mq):
@@ -395,4 +505,6 @@ async def test_one_that_is_refused_holds_up_none_behind_it(autojump_clock, monke
             dead = await values(mq, "dlq.delayed")
             assert len(refused) == 1
             assert dead == (["0"] if error is MessageTooLarge else [])
+            if error is DiskFull:
+                assert [record.raw_value for record in await read(mq, "t")] == [b"%d" % n for n in range(6)]
             assert sorted(await values(mq) + dead) == [str(n) for n in range(6)]
