@@ -192,7 +192,6 @@ QUORUM_COMMANDS_MAX = 256  # of one node that are under way
 QUORUM_SNAPSHOT_ENTRIES = 10_000  # applied since the last snapshot, or so many bytes
 QUORUM_SNAPSHOT_BYTES = 8 * MIB
 QUORUM_FORMING_MS = 200  # between two looks around, before a cluster has formed
-QUORUM_WATCH_KEYS_MAX = 1_024  # that one watcher has not taken yet; beyond that it scans again
 VOTERS_MAX = 5
 
 # a cluster
