@@ -29,6 +29,7 @@ from dduomq.actors.quorum_messages import (
     AskChange,
     AskRead,
     BeatCame,
+    HandOver,
     Propose,
     QuorumTick,
     Stepped,
@@ -146,6 +147,20 @@ class QuorumStore:
         """Wait until this node has a cluster, and has heard from its leader, or is it."""
         while self._view.lifecycle != RUNNING or self._view.standing.leader is None or not self._view.applied:
             await self._view.changed()
+
+    async def hand_over(self) -> None:
+        """This node is about to stop: if it leads the quorum, another voter does from now on, where there is one.
+
+        Never raises; without it the others would find out by an election time-out.
+        """
+        try:
+            if not await ask(self.mailbox, lambda reply: HandOver(reply=reply)):
+                return
+        except DduomqError:
+            return  # it takes no part, or hands over already
+        with trio.move_on_after(QUORUM_ATTEMPT_MS / 1000):
+            while self.is_leader or self._view.standing.leader is None:
+                await self._view.changed()
 
     def met(self, hello: PeerHello) -> None:
         """Another node has come in, and has said where it can be dialled."""
