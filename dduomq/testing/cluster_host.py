@@ -8,21 +8,26 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
+import attrs
 import structlog
 import trio
 
+from dduomq.cluster.ports import MetadataStore
 from dduomq.config import Config, from_values
 from dduomq.errors import ConfigError, ListenError
+from dduomq.membership import EngineMaker, open_engine
 from dduomq.node import Node, build
 from dduomq.observe import silent_log
 from dduomq.ports import Ports
 from dduomq.testing.clock import SimClock
 from dduomq.testing.disk import Faults, Platter, SimDisk
 from dduomq.testing.network import SimListener, SimMachine, SimNetwork, SimStream
+from dduomq.testing.store import MemoryEngine
 from dduomq.testing.workload import PORT
 
 STOP, KILL, POWER = "stop", "kill", "power loss"
 SECRET = "of the simulation"
+CLUSTER_ID = "0123456789abcdef0123456789abcdef"
 AGAIN_S = 0.2
 HEAL_S = 300.0
 
@@ -58,6 +63,16 @@ class Life:
         self.node: Node | None = None
 
 
+@attrs.frozen
+class OutsideEngine:
+    """A metadata engine that is no part of the cluster: it is always there, though it can't always be reached."""
+
+    store: MetadataStore
+
+    async def open(self, _nursery: trio.Nursery) -> str:
+        return CLUSTER_ID
+
+
 def name_of(node_id: int) -> str:
     return f"node-{node_id}"
 
@@ -90,8 +105,10 @@ class ClusterHost:
         network: SimNetwork,
         rng: Random,
         trace: Callable[..., None],
+        engine: MemoryEngine | None = None,
         log: structlog.stdlib.BoundLogger | None = None,
     ) -> None:
+        self.engine = engine
         self.node_id = int(settings["id"])
         self.name = name_of(self.node_id)
         self.config: Config = from_values(settings)
@@ -128,6 +145,8 @@ class ClusterHost:
         self._trace(kind, self.name)
         if kind != STOP:
             life.network.is_dead = True
+            if self.engine is not None:
+                self.engine.pause(self.node_id)
             self._machine.crash()
             if kind == POWER:
                 self.platter.lose_power()
@@ -138,6 +157,8 @@ class ClusterHost:
         with trio.fail_after(HEAL_S):
             await life.ended.wait()
         self._machine.crash()
+        if self.engine is not None:
+            self.engine.resume(self.node_id)
         self._life = None
         self.platter.faults = Faults()
 
@@ -156,7 +177,7 @@ class ClusterHost:
         disk = SimDisk(self._nursery, self.platter, Random(self._rng.random()))
         ports = Ports(self.clock, life.network, disk, Random(self._rng.random()), self.platter.files)
         try:
-            async with build(ports, self.config, log=self._log) as life.node:
+            async with build(ports, self.config, log=self._log, make_engine=self._make_engine()) as life.node:
                 self._trace("ready", self.name)
                 await life.over.wait()
         except ConfigError as error:
@@ -165,6 +186,13 @@ class ClusterHost:
                 raise
         finally:
             life.node = None
+
+    def _make_engine(self) -> EngineMaker:
+        """The metadata are the cluster's own, or in an engine outside."""
+        engine = self.engine
+        if engine is None:
+            return open_engine
+        return lambda *_: OutsideEngine(engine.store(self.node_id, self.config.session_timeout_ms / 1000))
 
     # --- from the machine's own console ---------------------------------------------------------------
 
@@ -179,7 +207,13 @@ class ClusterHost:
 
 
 def make_hosts(
-    count: int, nursery: trio.Nursery, network: SimNetwork, rng: Random, trace: Callable[..., None]
-) -> list[ClusterHost]:  # fmt: skip
-    make = partial(ClusterHost, nursery=nursery, network=network, trace=trace)
+    count: int,
+    nursery: trio.Nursery,
+    network: SimNetwork,
+    rng: Random,
+    trace: Callable[..., None],
+    engine: MemoryEngine | None,
+) -> list[ClusterHost]:
+    """So many machines, none of them started."""
+    make = partial(ClusterHost, nursery=nursery, network=network, trace=trace, engine=engine)
     return [make(settings_of(node_id, count), rng=Random(rng.random())) for node_id in range(1, count + 1)]

@@ -13,7 +13,6 @@ from random import Random
 import trio
 import trio.testing
 
-from dduomq.limits import GROUPS_PARTITIONS
 from dduomq.testing.audit import Audit
 from dduomq.testing.checker import History, check
 from dduomq.testing.clock import SeededScheduler, SimClock
@@ -24,6 +23,7 @@ from dduomq.testing.delayers import FAR_MS, Delayer, make_later
 from dduomq.testing.network import SimNetwork
 from dduomq.testing.queue_workers import DELIVERIES
 from dduomq.testing.sim import Outcome
+from dduomq.testing.store import MemoryEngine
 from dduomq.testing.workers import Watcher, Worker
 from dduomq.testing.workload import PORT, Follower, Operator, Sender, World, persist
 
@@ -34,6 +34,7 @@ SENDERS, FOLLOWERS, WORKERS, DELAYERS = 3, 2, 2, 1
 RUN_S = (4.0, 6.0, 6.0, 12.0)
 NODES = (3, 3, 3, 3, 3, 3, 3, 5)
 SKEW_MAX_MS = 5 * 60_000
+OUTSIDE = 1.0  # share of the runs whose metadata are in an engine outside
 LOOK_S = 0.25
 SETTLE_S = 0.5
 VIRTUAL_TIME_MAX_S = 3_600.0
@@ -60,9 +61,12 @@ class ClusterSimulation:
         self.operator = Operator(self.world, TOPICS)
         self.audit = Audit(self.world, TOPICS)
         self.look = Look(
-            Leaderships(self.trace) if self.nodes > 1 else None, Disks(lambda directory: directory.startswith("passing"))
+            Leaderships(self.trace) if self.nodes > 1 else None,
+            Disks(lambda directory: directory.startswith("passing")),
         )
         self.hosts: list[ClusterHost] = []
+        has_engine = self.nodes > 1 and self.rng.random() < OUTSIDE
+        self.engine = MemoryEngine(Random(self.rng.random())) if has_engine else None
 
     def trace(self, *event: object) -> None:
         self._events += 1
@@ -71,12 +75,14 @@ class ClusterSimulation:
     async def run(self) -> Outcome:
         with trio.fail_after(VIRTUAL_TIME_MAX_S):
             async with trio.open_nursery() as nursery:
+                if self.engine is not None:
+                    nursery.start_soon(self.engine.run)
                 self.hosts = make_hosts(
-                    self.nodes, nursery, self.network, Random(self.rng.random()), self.trace
+                    self.nodes, nursery, self.network, Random(self.rng.random()), self.trace, self.engine
                 )
                 self._set_clocks()
                 trouble = Trouble(
-                    self.hosts, self.network, self.history, self.look, Random(self.rng.random()), TOPICS,
+                    self.hosts, self.network, self.history, self.look, Random(self.rng.random()), TOPICS, self.engine,
                     lambda: not self.world.sending, self.trace,
                 )  # fmt: skip
                 nursery.start_soon(self._watch)

@@ -16,6 +16,7 @@ from dduomq.testing.cluster_checker import Look
 from dduomq.testing.cluster_host import KILL, POWER, STOP, ClusterHost
 from dduomq.testing.disk import Faults
 from dduomq.testing.network import CLIENT, SimNetwork
+from dduomq.testing.store import MemoryEngine
 
 PAUSE_S = (0.1, 1.5)
 DOWN_MAX_S = 4.0  # much longer than a session
@@ -26,6 +27,7 @@ BLACKOUT = "blackout"
 CUT_OFF, ONE_WAY, CUT_PAIR = "cut off", "cut one way", "two cut from each other"
 SLOW, FULL, FAILING = "slow disk", "full disk", "failing sync"
 BROKEN, JUMP = "broken connection", "clock jump"
+OUTAGE = "metadata outage"
 FLIPPED, FLIPPED_HINT = "flipped bit in a log", "flipped bit in a hint"
 
 
@@ -40,6 +42,7 @@ class Trouble:
         look: Look,
         rng: Random,
         topics: tuple[str, ...],
+        engine: MemoryEngine | None,
         is_over: Callable[[], bool],
         trace: Callable[..., None],
     ) -> None:
@@ -49,6 +52,7 @@ class Trouble:
         self._look = look
         self._rng = rng
         self._topics = topics
+        self._engine = engine
         self._is_over = is_over
         self._trace = trace
         self._capacity = max(1, (len(hosts) - 1) // 2)
@@ -67,7 +71,7 @@ class Trouble:
                 await trio.sleep(self._rng.uniform(*PAUSE_S))
                 kind = self._rng.random()
                 if kind < 0.2:
-                    self._trifle()
+                    self._trifle(nursery)
                 elif kind < 0.23 and not self._troubled:
                     await self._blackout()
                 elif len(self._troubled) < self._capacity:
@@ -77,17 +81,28 @@ class Trouble:
                     nursery.start_soon(self._befall, host)
         self._network.mend_all()
 
-    def _trifle(self) -> None:
+    def _trifle(self, nursery: trio.Nursery) -> None:
         """What may come on top of everything."""
-        if self._rng.random() < 0.6:
+        kind = self._rng.random()
+        if kind < 0.5 or (kind < 0.7 and self._engine is None):
             self._count(BROKEN)
             self._network.break_one()
+        elif kind < 0.7:
+            nursery.start_soon(self._outage)
         else:
             host = self._rng.choice(self._hosts)
             self._count(JUMP, host.name)
             by_ms = self._rng.randrange(-CLOCK_JUMP_MAX_MS, CLOCK_JUMP_MAX_MS)
             self._history.set_back_ms += abs(by_ms)  # to be ahead is to be behind for the others
             host.clock.jump(by_ms)
+
+    async def _outage(self) -> None:
+        """The metadata engine is away for everybody."""
+        assert self._engine is not None
+        self._count(OUTAGE)
+        self._engine.stop()
+        await trio.sleep(self._rng.uniform(0.1, CUT_MAX_S))
+        self._engine.start()
 
     async def _befall(self, host: ClusterHost) -> None:
         kind = self._rng.random()
@@ -151,13 +166,18 @@ class Trouble:
             others = [self._rng.choice(others)]
         elif self._rng.random() < 0.3:
             others.append(CLIENT)
-        self._count(kind, host.name, others)
+        is_alone = self._engine is not None and self._rng.random() < 0.7
+        self._count(kind, host.name, others, is_alone)
+        if is_alone:
+            self._engine.pause(host.node_id)
         outward = self._rng.random() < 0.5
         for other in others:
             way = (host.name, other) if outward else (other, host.name)
             self._network.cut(*way, both=kind != ONE_WAY)
         await trio.sleep(self._rng.uniform(0.1, CUT_MAX_S))
         self._trace("mended", host.name)
+        if is_alone:
+            self._engine.resume(host.node_id)
         for other in others:
             self._network.mend(host.name, other)
 
