@@ -15,6 +15,7 @@ import trio
 from dduomq.cluster.ports import MetadataStore
 from dduomq.config import Config, from_values
 from dduomq.errors import ConfigError, ListenError
+from dduomq.listeners.peer import PeerServer
 from dduomq.membership import EngineMaker, open_engine
 from dduomq.node import Node, build
 from dduomq.observe import silent_log
@@ -68,6 +69,9 @@ class OutsideEngine:
     """A metadata engine that is no part of the cluster: it is always there, though it can't always be reached."""
 
     store: MetadataStore
+
+    async def prepare(self, _peers: PeerServer) -> None:
+        """It asks nothing of the nodes."""
 
     async def open(self, _nursery: trio.Nursery) -> str:
         return CLUSTER_ID
