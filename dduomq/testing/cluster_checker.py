@@ -7,7 +7,7 @@ C5 when all is well again every partition has a leader, and all its replicas are
 (C4, that a reader never sees the high watermark go back, is read off the history: `dduomq.testing.checker`.)
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import attrs
@@ -144,10 +144,18 @@ class Disks:
         return found
 
 
-def differences(hosts: Mapping[int, ClusterHost], disks: Disks, is_compacted: Callable[[str], bool]) -> str:
-    """C2 and C5, at the end: what is not yet well; "" when all is."""
-    views = {host.node_id: host.node for host in hosts.values()}
-    logs = {host.node_id: disks.logs(host) for host in hosts.values()}
+def differences(
+    hosts: Sequence[ClusterHost],
+    disks: Disks,
+    is_compacted: Callable[[str], bool],
+    damaged: Mapping[tuple[int, str], Collection[int]],
+) -> str:
+    """C2 and C5, at the end: what is not yet well; "" when all is.
+
+    `damaged`: by node and log, the batches that the disk has changed; they may lie there until somebody reads them.
+    """
+    views = {host.node_id: host.node for host in hosts}
+    logs = {host.node_id: disks.logs(host) for host in hosts}
     for node_id, node in views.items():
         if node is None:
             return f"C5: {node_id} is not up"
@@ -158,7 +166,8 @@ def differences(hosts: Mapping[int, ClusterHost], disks: Disks, is_compacted: Ca
                     return f"C5: node {node_id} has {record}: {wrong}"
                 directory = f"{name}-{record.partition}"
                 replicas = {at: logs[at].get(directory, {}) for at in record.replicas}
-                wrong = "" if is_compacted(name) else _unlike(replicas)
+                hit = {offset for at in record.replicas for offset in damaged.get((at, directory), ())}
+                wrong = "" if is_compacted(name) else _unlike(replicas, hit)
                 if wrong:
                     return f"C2: {directory}: {wrong}"
     return ""
@@ -172,16 +181,16 @@ def _unwell(record: PartitionRecord) -> str:
     return "a reassignment has no end" if record.adding or record.removing else ""
 
 
-def _unlike(replicas: Mapping[int, Log]) -> str:
+def _unlike(replicas: Mapping[int, Log], hit: Collection[int]) -> str:
     """How the logs of one partition differ. They may begin anywhere: segments are let go one machine at a time."""
     ends = {at: max((one.next_offset for one, _ in log.values()), default=-1) for at, log in replicas.items()}
     if len(set(ends.values())) > 1:
         return f"the logs end at {ends}"
     first = max((min(log, default=0) for log in replicas.values()), default=0)
     (first_at, reference), *others = replicas.items()
-    held = {offset: raw for offset, (_, raw) in reference.items() if offset >= first}
+    held = {offset: raw for offset, (_, raw) in reference.items() if offset >= first and offset not in hit}
     for at, log in others:
-        other = {offset: raw for offset, (_, raw) in log.items() if offset >= first}
+        other = {offset: raw for offset, (_, raw) in log.items() if offset >= first and offset not in hit}
         if held != other:
             offset = min(o for o in {*held, *other} if held.get(o) != other.get(o))
             return f"nodes {first_at} and {at} differ at offset {offset}"

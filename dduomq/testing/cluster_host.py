@@ -12,12 +12,13 @@ import attrs
 import structlog
 import trio
 
+from dduomq.builder import Node
 from dduomq.cluster.ports import MetadataStore
 from dduomq.config import Config, from_values
 from dduomq.errors import ConfigError, ListenError
 from dduomq.listeners.peer import PeerServer
 from dduomq.membership import EngineMaker, open_engine
-from dduomq.node import Node, build
+from dduomq.node import build
 from dduomq.observe import silent_log
 from dduomq.ports import Ports
 from dduomq.testing.clock import SimClock
@@ -64,7 +65,7 @@ class Life:
         self.node: Node | None = None
 
 
-@attrs.frozen
+@attrs.define
 class OutsideEngine:
     """A metadata engine that is no part of the cluster: it is always there, though it can't always be reached."""
 
@@ -197,17 +198,6 @@ class ClusterHost:
         if engine is None:
             return open_engine
         return lambda *_: OutsideEngine(engine.store(self.node_id, self.config.session_timeout_ms / 1000))
-
-    # --- from the machine's own console ---------------------------------------------------------------
-
-    async def restore_logs(self) -> None:
-        """Bring back what a failed sync took offline here, once the disk is well again."""
-        node = self.node
-        if node is None:
-            return
-        for topic, route in sorted(node.services.routes.table.items()):
-            for partition in range(len(route.partitions)):
-                await node.admin.restore_log(topic, partition)
 
 
 def make_hosts(

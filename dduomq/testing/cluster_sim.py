@@ -13,6 +13,7 @@ from random import Random
 import trio
 import trio.testing
 
+from dduomq.errors import UnknownTopicOrPartition
 from dduomq.testing.audit import Audit
 from dduomq.testing.checker import History, check
 from dduomq.testing.clock import SeededScheduler, SimClock
@@ -87,7 +88,7 @@ class ClusterSimulation:
                 )  # fmt: skip
                 nursery.start_soon(self._watch)
                 await self._run(trouble)
-                await self._heal()
+                await self._heal(trouble)
                 nursery.cancel_scope.cancel()
         check(self.history)
         self.look.check()
@@ -142,28 +143,35 @@ class ClusterSimulation:
 
     # --- the end ------------------------------------------------------------------------------------
 
-    async def _heal(self) -> None:
+    async def _heal(self, trouble: Trouble) -> None:
         """No fault any more: everything is there again, in bounded time."""
         self.trace("healed")
         with trio.fail_after(HEAL_S):
             for host in self.hosts:
                 await host.wait_ready()
-                await persist(host.restore_logs)
+            await persist(self._restore_logs)
             await persist(self.audit.records)
             await persist(self.audit.group)
             await persist(partial(self.audit.delays, self._pass_all_times))
-        await self._settle()
+        await self._settle(trouble)
+
+    async def _restore_logs(self) -> None:
+        """An operator has mended all disks."""
+        async with self.world.connect("operator") as mq:
+            for topic in await mq.admin.list_topics():
+                for partition in range(len(topic.partitions)):
+                    await persist(partial(mq.admin.restore_log, topic.name, partition), UnknownTopicOrPartition)
 
     def _pass_all_times(self) -> None:
         for clock in (self.world.clock, *(host.clock for host in self.hosts)):
             clock.jump(FAR_MS + self.history.set_back_ms + 2 * CLOCK_JUMP_MAX_MS)
 
-    async def _settle(self) -> None:
+    async def _settle(self, trouble: Trouble) -> None:
         """All replicas are in sync again, and equal."""
         found = "nothing was looked at"
         with trio.move_on_after(HEAL_S):
             while found:
-                found = differences({host.node_id: host for host in self.hosts}, self.look.disks, _is_compacted)
+                found = differences(self.hosts, self.look.disks, _is_compacted, trouble.damaged)
                 await trio.sleep(SETTLE_S)
         if found:
             raise ClusterViolation(found)

@@ -59,6 +59,7 @@ class Trouble:
         self._troubled: dict[int, None] = {}
         self._frail = rng.choice(hosts)  # whose disk is not to be trusted
         self.happened: dict[str, int] = {}
+        self.damaged: dict[tuple[int, str], set[int]] = {}  # by node and log, where a batch begins
 
     def _count(self, kind: str, *where: object) -> None:
         self._trace("fault", kind, *where)
@@ -137,6 +138,8 @@ class Trouble:
             damage = damage_log(host.platter, self._topics, self._rng)
             if damage is not None:
                 self._count(FLIPPED, host.name, damage)
+                where = (host.node_id, f"{damage.topic}-{damage.partition}")
+                self.damaged.setdefault(where, set()).add(damage.first)
         if self._rng.random() < 0.3 and damage_hint(host.platter, self._rng):
             self._count(FLIPPED_HINT, host.name)
 
@@ -166,18 +169,18 @@ class Trouble:
             others = [self._rng.choice(others)]
         elif self._rng.random() < 0.3:
             others.append(CLIENT)
-        is_alone = self._engine is not None and self._rng.random() < 0.7
-        self._count(kind, host.name, others, is_alone)
-        if is_alone:
-            self._engine.pause(host.node_id)
+        engine = self._engine if self._rng.random() < 0.7 else None
+        self._count(kind, host.name, others, engine is not None)
+        if engine is not None:
+            engine.pause(host.node_id)
         outward = self._rng.random() < 0.5
         for other in others:
             way = (host.name, other) if outward else (other, host.name)
             self._network.cut(*way, both=kind != ONE_WAY)
         await trio.sleep(self._rng.uniform(0.1, CUT_MAX_S))
         self._trace("mended", host.name)
-        if is_alone:
-            self._engine.resume(host.node_id)
+        if engine is not None:
+            engine.resume(host.node_id)
         for other in others:
             self._network.mend(host.name, other)
 
@@ -194,5 +197,3 @@ class Trouble:
         host.platter.faults = faults[kind]
         await trio.sleep(self._rng.uniform(0.05, SICK_MAX_S))
         host.platter.faults = Faults()
-        if kind == FAILING:
-            await host.restore_logs()

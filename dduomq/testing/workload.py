@@ -75,6 +75,11 @@ class World:
         )
 
     @property
+    def is_cluster(self) -> bool:
+        """Whether there is more than one node: then who leads no more, and does not know yet, lags behind."""
+        return "," in self.bootstrap
+
+    @property
     def losses(self) -> int:
         return len(self.history.losses)
 
@@ -271,7 +276,8 @@ class Follower:
             )
             self._highest = max(self._highest, record.offset)
         for partition, mark in sorted(reader.high_watermarks.items()):
-            world.history.marks.append(Mark(self._topic, partition, mark, losses))
+            session = self._session if world.is_cluster else -1
+            world.history.marks.append(Mark(self._topic, partition, mark, losses, session))
 
 
 class Operator:
