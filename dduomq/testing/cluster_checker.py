@@ -166,8 +166,8 @@ def differences(
                     return f"C5: node {node_id} has {record}: {wrong}"
                 directory = f"{name}-{record.partition}"
                 replicas = {at: logs[at].get(directory, {}) for at in record.replicas}
-                hit = {offset for at in record.replicas for offset in damaged.get((at, directory), ())}
-                wrong = "" if is_compacted(name) else _unlike(replicas, hit)
+                replicas = {at: log for at, log in replicas.items() if _is_whole(log, damaged.get((at, directory), ()))}
+                wrong = "" if is_compacted(name) else _unlike(replicas)
                 if wrong:
                     return f"C2: {directory}: {wrong}"
     return ""
@@ -181,16 +181,21 @@ def _unwell(record: PartitionRecord) -> str:
     return "a reassignment has no end" if record.adding or record.removing else ""
 
 
-def _unlike(replicas: Mapping[int, Log], hit: Collection[int]) -> str:
+def _is_whole(log: Log, damaged: Collection[int]) -> bool:
+    """Whether all damage was mended, or let go."""
+    return all(offset in log or offset < min(log, default=0) for offset in damaged)
+
+
+def _unlike(replicas: Mapping[int, Log]) -> str:
     """How the logs of one partition differ. They may begin anywhere: segments are let go one machine at a time."""
     ends = {at: max((one.next_offset for one, _ in log.values()), default=-1) for at, log in replicas.items()}
     if len(set(ends.values())) > 1:
         return f"the logs end at {ends}"
     first = max((min(log, default=0) for log in replicas.values()), default=0)
     (first_at, reference), *others = replicas.items()
-    held = {offset: raw for offset, (_, raw) in reference.items() if offset >= first and offset not in hit}
+    held = {offset: raw for offset, (_, raw) in reference.items() if offset >= first}
     for at, log in others:
-        other = {offset: raw for offset, (_, raw) in log.items() if offset >= first and offset not in hit}
+        other = {offset: raw for offset, (_, raw) in log.items() if offset >= first}
         if held != other:
             offset = min(o for o in {*held, *other} if held.get(o) != other.get(o))
             return f"nodes {first_at} and {at} differ at offset {offset}"
