@@ -15,7 +15,7 @@ import trio
 from dduomq.builder import Node
 from dduomq.cluster.ports import MetadataStore
 from dduomq.config import Config, from_values
-from dduomq.errors import ConfigError, ListenError
+from dduomq.errors import ConfigError, ListenError, StorageError
 from dduomq.listeners.peer import PeerServer
 from dduomq.membership import EngineMaker, open_engine
 from dduomq.node import build
@@ -185,9 +185,9 @@ class ClusterHost:
             async with build(ports, self.config, log=self._log, make_engine=self._make_engine()) as life.node:
                 self._trace("ready", self.name)
                 await life.over.wait()
-        except ConfigError as error:
-            self._trace("no start", self.name, error.message)
-            if life.node is not None:
+        except (ConfigError, StorageError) as error:  # a node that has given up says why
+            self._trace("no start" if life.node is None else "given up", self.name, error.message)
+            if isinstance(error, ConfigError) and life.node is not None:
                 raise
         finally:
             life.node = None
