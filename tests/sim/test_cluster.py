@@ -45,10 +45,7 @@ def test_every_kind_of_fault_happens():
 @pytest.mark.slow
 def test_the_same_seed_is_the_same_run_in_every_process():
     """To the last event, whatever the hash seed of the process."""
-    code = (
-        "from dduomq.testing.cluster_sim import simulate_cluster as s; "
-        f"print(*(s(seed).trace for seed in {TOLD}))"
-    )
+    code = f"from dduomq.testing.cluster_sim import simulate_cluster as s; print(*(s(seed).trace for seed in {TOLD}))"
     traces = {
         subprocess.run(
             [sys.executable, "-c", code],
