@@ -58,7 +58,7 @@ from dduomq.cluster.ports import (
 )
 from dduomq.cluster.raft_ready import LEADER
 from dduomq.cluster.raft_refusals import ChangeUnderWay, NoQuorumLeader, ProposalTooLarge
-from dduomq.errors import DduomqError, UsageError, from_code
+from dduomq.errors import DduomqError, StorageError, UsageError, from_code
 from dduomq.limits import (
     QUORUM_ATTEMPT_MS,
     QUORUM_COMMANDS_MAX,
@@ -135,13 +135,19 @@ class QuorumStore:
             raise self._view.error
 
     async def run(self) -> None:
-        """A task: the clock of the quorum, and the way into a cluster."""
-        async with trio.open_nursery() as nursery:
+        """A task: the clock of the quorum, and the way into a cluster.
+
+        Raises `StorageError` when this member can't go on: a node that learns nothing any more, and still tells the
+        others that it is alive, would keep what it leads, and the office of the controller, for ever.
+        """
+        async with open_flat_nursery() as nursery:
             formation = Formation(self.mailbox, self._view, self._links, self._world.book, self._world.log)
             nursery.start_soon(formation.run)
             while True:
                 await trio.sleep(QUORUM_TICK_MS / 1000)
                 self.mailbox.offer(QuorumTick())
+                if self._view.lifecycle == OFFLINE:
+                    raise StorageError(f"the metadata can't be written: {self._view.reason}")
 
     async def formed(self) -> None:
         """Wait until this node has a cluster, and has heard from its leader, or is it."""
