@@ -117,8 +117,8 @@ class RouterSetup:
 
 class RouterActor(Actor):
     __slots__ = (
-        "_awaiting", "_changed", "_closing", "_deferred", "_disk", "_doors", "_going", "_has_opened", "_held", "_leaving",
-        "_local", "_opening", "_routes", "_setup", "_told", "_versions", "_waiting_open",
+        "_awaiting", "_changed", "_closing", "_deferred", "_disk", "_doors", "_going", "_has_opened", "_held",
+        "_leaving", "_local", "_opening", "_routes", "_setup", "_told", "_versions", "_waiting_open",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         TopicsSeen: "_on_topics_seen",
