@@ -158,7 +158,6 @@ REPLICA_PART_BYTES_MAX = 1 * MIB
 REPLICA_BACKOFF_MS = 50
 REPLICA_BACKOFF_MS_MAX = 2_000
 REPLICA_REQUEST_TIMEOUT_MS = 10_000  # beyond the wait that was asked for
-ISR_CHANGES_AT_ONCE = 64  # in one transaction
 ISR_BACKOFF_MS = 100
 ISR_BACKOFF_MS_MAX = 2_000
 # metadata
@@ -192,7 +191,6 @@ QUORUM_COMMANDS_MAX = 256  # of one node that are under way
 QUORUM_SNAPSHOT_ENTRIES = 10_000  # applied since the last snapshot, or so many bytes
 QUORUM_SNAPSHOT_BYTES = 8 * MIB
 QUORUM_FORMING_MS = 200  # between two looks around, before a cluster has formed
-QUORUM_WATCH_KEYS_MAX = 1_024  # that one watcher has not taken yet; beyond that it scans again
 VOTERS_MAX = 5
 
 # a cluster
@@ -203,6 +201,7 @@ LINK_REQUESTS_MAX = (
 )
 LINK_REQUEST_BYTES_MAX = 32 * MIB  # of them that were not sent yet
 LINK_MESSAGES_BYTES_MAX = 80 * MIB  # one way, not sent yet: a snapshot fits; beyond that the oldest are dropped
+LINK_ADDRESSES_MAX = 4  # at which one node is looked for
 LINK_BACKOFF_MS = 50
 LINK_BACKOFF_MS_MAX = 1_000
 LINK_DIAL_TIMEOUT_MS = 2_000  # until both sides have proved who they are

@@ -23,6 +23,7 @@ from dduomq.cluster.handshake import PeerBook
 from dduomq.cluster.ports import PeerNotReached, PeerUnavailable
 from dduomq.errors import DduomqError, from_code
 from dduomq.limits import (
+    LINK_ADDRESSES_MAX,
     LINK_BACKOFF_MS,
     LINK_BACKOFF_MS_MAX,
     LINK_DIAL_TIMEOUT_MS,
@@ -82,11 +83,12 @@ class _Connection:
 class Link:
     """The way to one node; a `dduomq.cluster.ports.PeerLink`."""
 
-    __slots__ = ("_address", "_connection", "_moved", "_reason", "_world", "directory_id", "node_id")
+    __slots__ = ("_addresses", "_connection", "_dialled", "_moved", "_reason", "_world", "directory_id", "node_id")
 
     def __init__(self, world: LinkWorld, node_id: int, address: tuple[str, int]) -> None:
         self._world = world
-        self._address = address
+        self._addresses = [address]  # the newest first
+        self._dialled = 0
         self._connection: _Connection | None = None
         self._moved = trio.Event()
         self._reason = "it has not been reached yet"
@@ -99,7 +101,8 @@ class Link:
 
     @property
     def address(self) -> tuple[str, int]:
-        return self._address
+        """Where the node is said to be."""
+        return self._addresses[0]
 
     @property
     def reason(self) -> str:
@@ -107,9 +110,14 @@ class Link:
         return self._reason
 
     def move(self, host: str, port: int) -> None:
-        """The node is to be dialled there from now on."""
-        if self._address != (host, port):
-            self._address = (host, port)
+        """The node is said to be there: it is dialled there next, and where it was known to be if it is not there.
+
+        Who says so may know less than this node: a connection that is up, whose other end has proved who it is, stays.
+        """
+        if self._addresses[0] != (host, port):
+            others = [address for address in self._addresses if address != (host, port)]
+            self._addresses = [(host, port), *others][:LINK_ADDRESSES_MAX]
+            self._dialled = 0
             self._moved.set()
 
     async def request(
@@ -180,7 +188,7 @@ class Link:
     async def _live(self) -> None:
         """One connection, from dialling to its end. Raises why it ended."""
         with trio.fail_after(LINK_DIAL_TIMEOUT_MS / 1000):
-            stream = await self._world.network.dial(*self._address)
+            stream = await self._world.network.dial(*self._next_address())
         try:
             await self._use(stream)
         finally:
@@ -204,15 +212,21 @@ class Link:
                 with trio.fail_after(LINK_DIAL_TIMEOUT_MS / 1000):
                     await self._greet(stream, incoming, outgoing)
                 connection = self._connection = _Connection(outgoing)
+                self._dialled -= 1  # this is the right one
                 self._world.log.info("peer_reached", node=self.node_id)
                 nursery.start_soon(live, partial(self._watch, connection))
                 while True:
                     connection.answered(*await incoming.next())
 
             nursery.start_soon(live, outgoing.write)
-            nursery.start_soon(live, self._moved.wait)
             nursery.start_soon(live, converse)
-        raise reasons[0] if reasons else trio.BrokenResourceError("its address has changed")
+        raise reasons[0] if reasons else trio.BrokenResourceError("the connection has ended")
+
+    def _next_address(self) -> tuple[str, int]:
+        """One after the other, until one is the right one."""
+        address = self._addresses[self._dialled % len(self._addresses)]
+        self._dialled += 1
+        return address
 
     async def _greet(self, stream: Stream, incoming: FramesIn, outgoing: FramesOut) -> None:
         """The four words of `handshake.py`. Raises `PeerRefused` and what the other side refuses with."""

@@ -226,7 +226,9 @@ class RouterActor(Actor):
             assert seen.record is not None
             mailboxes.append(self._place(record, settings, seen))
             records.append(seen.record)
-        return TopicRoute(record, settings, tuple(mailboxes), tuple(records))
+        found = {at: self._local.get((record.topic_id, at)) for at in range(record.partitions)}
+        kept = {at: mailbox for at, mailbox in found.items() if mailbox is not None}
+        return TopicRoute(record, settings, tuple(mailboxes), tuple(records), kept)
 
     def _seen(self, record: TopicRecord, at: int) -> PartitionSeen:
         """Who keeps the partition; a node alone does, and before it is known nobody leads it."""

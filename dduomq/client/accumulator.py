@@ -32,6 +32,7 @@ from dduomq.errors import (
 )
 from dduomq.wire import native
 from dduomq.wire.batch import HEADER_BYTES, SEQUENCE_MAX, set_producer
+from dduomq.wire.cluster_errors import PeerUnavailable
 from dduomq.wire.compress import Compression
 from dduomq.wire.records import BatchBuilder, size_of
 
@@ -39,7 +40,8 @@ IN_FLIGHT_MAX = 5
 # After these a batch may be in the log: it may have been written before the broker had to give up on it.
 # A leader that is none any more does not know what its successor has of what it had written.
 MAYBE_STORED = (
-    OutcomeUnknown, NetworkError, StorageError, LeaderNotAvailable, NotLeader, NodeStopping, UnknownServerError
+    OutcomeUnknown, NetworkError, StorageError, LeaderNotAvailable, NotLeader, NodeStopping, PeerUnavailable,
+    UnknownServerError,
 )  # fmt: skip
 
 

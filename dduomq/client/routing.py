@@ -21,6 +21,7 @@ from dduomq.errors import (
     NotCoordinator,
     NotLeader,
     OutcomeUnknown,
+    RequestTimedOut,
     StorageError,
     UnknownLeaderEpoch,
     UnknownTopicOrPartition,
@@ -28,6 +29,7 @@ from dduomq.errors import (
 )
 from dduomq.limits import CLIENT_NODES_MAX, CLIENT_TOPICS_MAX
 from dduomq.wire import native, native_delay, native_groups, native_letters, native_queue, native_schedule
+from dduomq.wire.cluster_errors import MetadataUnavailable, PeerNotReached, PeerUnavailable
 from dduomq.wire.native_routes import GROUP, FindCoordinator
 
 HostPort: TypeAlias = tuple[str, int]
@@ -40,7 +42,12 @@ LEADER_IN_DOUBT = (
 COORDINATOR_IN_DOUBT = (
     NotCoordinator, CoordinatorNotAvailable, CoordinatorLoading, NetworkError, OutcomeUnknown, NodeStopping
 )  # fmt: skip
-PASSING = (*MISROUTED, LeaderNotAvailable, CoordinatorNotAvailable, CoordinatorLoading, NetworkError, NodeStopping)
+# A node that can do nothing at the moment has not begun.
+NOT_CARRIED_OUT = (MetadataUnavailable, PeerNotReached)
+MAYBE_CARRIED_OUT = (OutcomeUnknown, RequestTimedOut, NodeStopping, PeerUnavailable)
+PASSING = (
+    *MISROUTED, *NOT_CARRIED_OUT, LeaderNotAvailable, CoordinatorNotAvailable, CoordinatorLoading, NetworkError
+)  # fmt: skip
 
 
 @attrs.frozen

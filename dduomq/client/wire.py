@@ -18,7 +18,9 @@ from dduomq.client.routing import (
     COORDINATOR_IN_DOUBT,
     IDEMPOTENT,
     LEADER_IN_DOUBT,
+    MAYBE_CARRIED_OUT,
     MISROUTED,
+    NOT_CARRIED_OUT,
     PASSING,
     Anywhere,
     KeptBy,
@@ -36,9 +38,6 @@ from dduomq.errors import (
     DduomqError,
     LeaderNotAvailable,
     NetworkError,
-    NodeStopping,
-    OutcomeUnknown,
-    RequestTimedOut,
     UsageError,
 )
 from dduomq.limits import CLIENT_COORDINATORS_MAX
@@ -88,7 +87,7 @@ class Wire:
 
     def close(self) -> None:
         """No connection is made from now on."""
-        self.nodes.is_closed = True
+        self.nodes.close()
 
     async def start(self) -> None:
         """Reach a node. Raises `NetworkError` that says what to do when nobody answers."""
@@ -168,13 +167,25 @@ class Wire:
     async def _ask(self, body: object, timeout_ms: int, *, surely: bool) -> tuple[Any, memoryview]:
         spot = spot_of(body)
         if isinstance(spot, Anywhere):
-            return await self._ask_any(body, timeout_ms)
+            return await (self._ask_any_surely if surely else self._ask_any)(body, timeout_ms)
         places = places_of(body)
         if len(places) > 1:
             nodes = await self._divide(places)
             if len(nodes) > 1:
                 return await self._ask_parts(body, nodes, timeout_ms, surely=surely)
         return await self._ask_at(spot, body, timeout_ms, surely=surely)
+
+    async def _ask_any_surely(self, body: object, timeout_ms: int) -> tuple[Any, memoryview]:
+        """While the nodes that live are choosing who keeps the metadata, nothing is carried out: that is waited for."""
+        deadline, pause = anyio.current_time() + timeout_ms / 1000, AGAIN_S
+        while True:
+            try:
+                return await self._ask_any(body, max(1, round((deadline - anyio.current_time()) * 1000)))
+            except NOT_CARRIED_OUT:
+                if anyio.current_time() + pause >= deadline:
+                    raise
+            await anyio.sleep(pause)
+            pause = min(pause * 2, AGAIN_MAX_S)
 
     async def _ask_any(self, body: object, timeout_ms: int) -> tuple[Any, memoryview]:
         deadline = anyio.current_time() + timeout_ms / 1000
@@ -216,7 +227,7 @@ class Wire:
                 error = raised
             self.heard(spot, error, connection)
             tries += 1
-            if not self._is_worth_another_try(body, error, connection, tries, deadline, surely=surely):
+            if not self._is_worth_another_try(body, error, tries, deadline, surely=surely):
                 if answer is not None:
                     return answer
                 raise error
@@ -233,8 +244,7 @@ class Wire:
         return left  # a broker that is slow, or waits for something, is given its time
 
     def _is_worth_another_try(
-        self, body: object, error: DduomqError, connection: Connection | None, tries: int, deadline: float,
-        *, surely: bool,
+        self, body: object, error: DduomqError, tries: int, deadline: float, *, surely: bool
     ) -> bool:  # fmt: skip
         if anyio.current_time() >= deadline:
             return False
@@ -242,9 +252,9 @@ class Wire:
             return surely or tries == 1
         if not surely or not self.routes.is_cluster:
             return False
-        if isinstance(error, OutcomeUnknown | RequestTimedOut):
-            return type(body) in IDEMPOTENT and connection is not None
-        return isinstance(error, PASSING)
+        if isinstance(error, PASSING):
+            return True
+        return isinstance(error, MAYBE_CARRIED_OUT) and type(body) in IDEMPOTENT
 
     async def _way(self, spot: Spot) -> Connection:
         if isinstance(spot, LedBy):
@@ -344,6 +354,6 @@ class Wire:
 
 def _may_be_said_again(body: object, error: DduomqError) -> bool:
     """Whether another node may be asked: nothing was carried out, or nothing more would be."""
-    if isinstance(error, NetworkError):
+    if isinstance(error, (NetworkError, *NOT_CARRIED_OUT)):
         return True
-    return isinstance(error, NodeStopping | OutcomeUnknown | RequestTimedOut) and type(body) in IDEMPOTENT
+    return isinstance(error, MAYBE_CARRIED_OUT) and type(body) in IDEMPOTENT

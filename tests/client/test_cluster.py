@@ -8,9 +8,10 @@ import pytest
 import trio
 
 from dduomq.client.group_events import Lost
-from dduomq.errors import DduomqError, NetworkError, NotEnoughReplicas, OutcomeUnknown
+from dduomq.errors import DduomqError, NetworkError, NotEnoughReplicas, OutcomeUnknown, UsageError
 from dduomq.wire import native
 from dduomq.wire.batch import read_header
+from dduomq.wire.cluster_errors import MetadataUnavailable
 from tests.client.split import split, until
 
 PARTITIONS = 3
@@ -112,6 +113,27 @@ async def test_whoever_comes_to_a_node_by_two_ways_has_one_connection(autojump_c
         assert cluster.dialled == [3, 1, 1]
         await trio.sleep(1)
         assert [link.is_over for link in cluster.fronts[1].links].count(False) == 1
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 2, 20])
+async def test_who_waits_for_a_connection_when_the_client_closes_is_told(autojump_clock, ticks):
+    """From outside of its block, too; whether dialling has begun or not."""
+    async with split() as cluster, trio.open_nursery() as nursery:
+        told = []
+
+        async def ask(mq):
+            with pytest.raises(UsageError, match="closed"):
+                await mq._wire.nodes.node(2)
+            told.append(True)
+
+        async with cluster.connect(1) as mq:
+            await mq.send("t", "0", partition=0)
+            cluster.hangs.add(2)
+            nursery.start_soon(ask, mq)
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+        with anyio.fail_after(1):
+            await until(lambda: told)
 
 
 # --- sending ----------------------------------------------------------------------------------------
@@ -573,3 +595,21 @@ async def test_what_does_nothing_more_when_said_twice_goes_to_another_node(autoj
             await cluster.kill(1)
         assert [one.name for one in found] == ["t"]
         assert len(failed) == 1
+
+
+async def test_a_node_that_can_not_reach_the_metadata_is_passed_by(autojump_clock):
+    """Nothing was applied, so another one is asked; when none can, they are waited for, not for ever."""
+    async with split() as cluster, cluster.connect(1) as mq:
+        await mq.admin.list_topics()
+        cluster.fronts[1].refuse["CreateTopic"] = MetadataUnavailable.code
+        assert (await mq.admin.create_topic("u", partitions=1)).name == "u"
+        for front in cluster.fronts.values():
+            front.refuse["CreateTopic"] = MetadataUnavailable.code
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: mq.admin.create_topic("v", partitions=1))
+            await trio.sleep(2)
+            cluster.fronts[3].refuse.clear()
+        assert [topic.name for topic in await mq.admin.list_topics()] == ["t", "u", "v"]
+        cluster.fronts[3].refuse["CreateTopic"] = MetadataUnavailable.code
+        with anyio.fail_after(60), pytest.raises(MetadataUnavailable):
+            await mq.admin.create_topic("w", partitions=1)

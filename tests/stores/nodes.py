@@ -19,6 +19,7 @@ from dduomq.stores.embedded import EmbeddedStore
 from dduomq.stores.etcd import open_etcd
 from dduomq.stores.zookeeper import open_zookeeper
 from dduomq.system import DiskThreads
+from dduomq.testing.quorum_host import quorum_cluster
 from tests.stores.servers import EtcdServer, ZooKeeperServer
 
 SESSION_MS = 1_000
@@ -52,6 +53,33 @@ class Embedded:
             await threads.aclose()
 
 
+class Quorum:
+    """Three nodes with a quorum of their own, on a simulated network and disks, in real time; their disks stay."""
+
+    def __init__(self):
+        self._platters = {}
+        self._free = []
+        self._cluster = None
+
+    @asynccontextmanager
+    async def open(self):
+        if self._cluster is not None:
+            yield self._free.pop(0)
+            return
+        async with quorum_cluster(0) as cluster:
+            for node in (1, 2, 3):
+                host = cluster.host(node, (1, 2, 3))
+                host.platter = self._platters.setdefault(node, host.platter)
+                await cluster.start(node)
+            await cluster.formed()
+            self._cluster = cluster
+            self._free = [cluster.store(node) for node in (2, 3, 1, 2, 3, 1, 2, 3)]
+            try:
+                yield cluster.store(1)
+            finally:
+                self._cluster = None
+
+
 class Remote:
     """An engine with servers; each test has a cluster's name of its own there."""
 
@@ -70,12 +98,14 @@ def open_at(kind, address, name):
     return open_etcd([f"http://{address}"], name, SESSION_MS)
 
 
-ENGINES = ["embedded", "etcd", "zookeeper"]
+ENGINES = ["embedded", "quorum", "etcd", "zookeeper"]
 FALLIBLE = ["etcd", "zookeeper"]
 SERVERS = {"etcd": EtcdServer, "zookeeper": ZooKeeperServer}
 
 
 def make_engine(kind, directory, server):
+    if kind == "quorum":
+        return Quorum()
     return Embedded(directory) if kind == "embedded" else Remote(kind, server(kind))
 
 
