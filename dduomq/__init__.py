@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dduomq import blocking as blocking
     from dduomq import errors as errors
+    from dduomq.builder import Node as Node
     from dduomq.client import group_events as events
     from dduomq.client.app import App as App
     from dduomq.client.client import Client as Client
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from dduomq.client.serializers import JSON as json
     from dduomq.client.serializers import TEXT as text
     from dduomq.client.serializers import ModelSerializer as ModelSerializer
-    from dduomq.node import Node as Node
     from dduomq.node import open_node as open_node
     from dduomq.wire.delay import DELAY_LEVELS as DELAY_LEVELS
 
@@ -49,7 +49,7 @@ _HOMES = {
     "MemoryStore": ("dduomq.client.idempotence", "MemoryStore"),
     "Message": ("dduomq.client.record", "Message"),
     "ModelSerializer": ("dduomq.client.serializers", "ModelSerializer"),
-    "Node": ("dduomq.node", "Node"),
+    "Node": ("dduomq.builder", "Node"),
     "Queue": ("dduomq.client.queue", "Queue"),
     "QueueRecord": ("dduomq.client.queue_record", "QueueRecord"),
     "RedisStore": ("dduomq.client.idempotence", "RedisStore"),

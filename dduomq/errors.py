@@ -173,6 +173,12 @@ class InvalidReplicationFactor(DduomqError):
     code = 38
 
 
+class InvalidReplicaAssignment(DduomqError):
+    """The replicas that were chosen can't be had: an unknown node, one twice, or none."""
+
+    code = 39
+
+
 class InvalidConfig(DduomqError):
     """A configuration key or value is not allowed."""
 
@@ -277,6 +283,13 @@ class CoordinatorNotAvailable(DduomqError):
     """The group's coordinator can't keep anything just now; try again."""
 
     code = 15
+    retriable = True
+
+
+class NotCoordinator(DduomqError):
+    """Another node coordinates the group; look for it again."""
+
+    code = 16
     retriable = True
 
 

@@ -37,6 +37,11 @@ SEND_STALL_TIMEOUT_MS = 60_000  # a client that reads nothing for so long is cut
 FETCH_WAIT_MS_MAX = 60_000
 FETCH_BYTES_MAX = 8 * MIB
 
+# a client's view of the cluster
+CLIENT_NODES_MAX = 1_000
+CLIENT_TOPICS_MAX = 100_000  # whose leaders it remembers
+CLIENT_COORDINATORS_MAX = 10_000
+
 # actors
 MAILBOX_MESSAGES_MAX = 4_096
 MAILBOX_BYTES_MAX = 64 * MIB
@@ -142,6 +147,20 @@ FILTER_STEPS_MAX = 250_000  # that all LIKEs of a filter may take for one record
 FILTER_VALUE_BYTES_MAX = 64 * KIB  # a header or key that is longer is NULL to a filter
 FILTER_NUMBER_CHARACTERS_MAX = 64  # a longer number is none
 
+# replicas
+REPLICA_LAG_MAX_MS = 10_000  # a follower that is behind for so long is in sync no more
+REPLICA_CHECK_MS = 5_000  # so often a leader looks for those, and for appends that wait too long for followers
+REPLICA_FETCH_WAIT_MS = 2_000  # of partitions without news, at the leader
+REPLICA_FETCH_WAIT_MS_SHORT = 20  # of the last fetch that may be on its way: who comes next must not wait long
+REPLICA_FETCHES_MAX = 8  # on their way from one node to one other
+REPLICA_FETCH_BYTES_MAX = 8 * MIB
+REPLICA_PART_BYTES_MAX = 1 * MIB
+REPLICA_BACKOFF_MS = 50
+REPLICA_BACKOFF_MS_MAX = 2_000
+REPLICA_REQUEST_TIMEOUT_MS = 10_000  # beyond the wait that was asked for
+ISR_CHANGES_AT_ONCE = 64  # in one transaction
+ISR_BACKOFF_MS = 100
+ISR_BACKOFF_MS_MAX = 2_000
 # metadata
 METADATA_OPERATIONS_MAX = 32  # of one transaction: what every engine can take
 METADATA_VALUE_BYTES_MAX = 64 * KIB
@@ -163,3 +182,46 @@ RAFT_ENTRIES_KEPT = 1_000  # behind a snapshot, for followers that are a little 
 RAFT_LEARNER_LAG_MAX = 100  # entries that a learner may be behind and still be given a vote
 RAFT_SNAPSHOT_BYTES_MAX = 64 * MIB
 RAFT_SEGMENT_BYTES = 4 * MIB  # of the write-ahead log; the write that fills it goes into it whole
+QUORUM_TICK_MS = 50
+QUORUM_ELECTION_TICKS = 8  # and up to twice that, by chance
+QUORUM_HEARTBEAT_TICKS = 2
+QUORUM_TIMEOUT_MS = 5_000  # a request to the metadata ends by then: a few elections fit
+QUORUM_ATTEMPT_MS = 1_500  # then the leader is asked again, or another one
+QUORUM_PAUSE_MS = 40  # between two attempts, more or less
+QUORUM_COMMANDS_MAX = 256  # of one node that are under way
+QUORUM_SNAPSHOT_ENTRIES = 10_000  # applied since the last snapshot, or so many bytes
+QUORUM_SNAPSHOT_BYTES = 8 * MIB
+QUORUM_FORMING_MS = 200  # between two looks around, before a cluster has formed
+QUORUM_WATCH_KEYS_MAX = 1_024  # that one watcher has not taken yet; beyond that it scans again
+VOTERS_MAX = 5
+
+# a cluster
+CALLS_PER_DOOR_MAX = 256  # messages to one actor of another node that are under way
+# nodes of a cluster, to one another
+LINK_REQUESTS_MAX = (
+    192  # under way to one node; fewer than a connection is served at once, so nothing waits behind them
+)
+LINK_REQUEST_BYTES_MAX = 32 * MIB  # of them that were not sent yet
+LINK_MESSAGES_BYTES_MAX = 80 * MIB  # one way, not sent yet: a snapshot fits; beyond that the oldest are dropped
+LINK_ADDRESSES_MAX = 4  # at which one node is looked for
+LINK_BACKOFF_MS = 50
+LINK_BACKOFF_MS_MAX = 1_000
+LINK_DIAL_TIMEOUT_MS = 2_000  # until both sides have proved who they are
+LINK_PING_MS = 1_000  # a connection on which nothing comes is asked whether it still stands
+LINK_SILENCE_MS = 3_000  # then it does not
+LINK_PIECE_BYTES = 8 * MIB  # a larger message of the quorum is sent in pieces
+LINKS_MAX = 1_000
+PEER_REQUEST_BYTES_MAX = 256 * MIB  # of requests from other nodes that are held at once
+# the cluster
+TXN_OPERATIONS_MAX = 30  # of one transaction; the smallest limit of an engine is 32
+CONTROLLER_BATCH_PARTITIONS = 14  # changed by one transaction: two operations each, and the check of the epoch
+CONTROLLER_BATCHES_MAX = 16  # transactions that a controller has under way
+CONTROLLER_DECISIONS_MAX = 200  # taken before others have their turn
+CONTROLLER_TICK_MS = 1_000
+CONTROLLER_RETRY_MS = 50  # doubled with each failure in a row
+CONTROLLER_RETRY_MS_MAX = 2_000
+ORPHAN_GRACE_MS = 120_000  # records of a topic that is not there may belong to one that is being made
+TOPIC_MAKING_MS_MAX = 30_000  # so it takes no longer than that
+PREFERRED_GRACE_MS = 10_000  # a preferred replica is in sync so long before it leads again
+PREFERRED_PER_TICK = 100  # partitions that change their leader for that alone
+LEAVE_POLL_MS = 200

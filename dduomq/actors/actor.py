@@ -103,6 +103,13 @@ class Message:
             self.reply.fail(error)
 
 
+@attrs.frozen(kw_only=True)
+class Resign(Message):
+    """Another node does this actor's work from now on: whoever waits, or comes later, is told `error`."""
+
+    error: DduomqError
+
+
 @attrs.frozen
 class MailboxStatistics:
     messages: int
@@ -222,9 +229,17 @@ class Mailbox:
         self._reader = None
         return trio.lowlevel.Abort.SUCCEEDED
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed is not None
+
+    def refuse(self, message: Message) -> None:
+        """Answer a message that is not handled any more as those are that come later."""
+        message.refuse(self._closed or NodeStopping(f"{self.name} has stopped"))
+
     def close(self, error: BaseException | None = None) -> None:
-        """Refuse all that waits and all that comes, with `error`."""
-        self._closed = error or NodeStopping(f"{self.name} has stopped")
+        """Refuse all that waits and all that comes, with `error`, or with what was said the first time."""
+        self._closed = self._closed or error or NodeStopping(f"{self.name} has stopped")
         for message in self._take(len(self._queue)):
             message.refuse(self._closed)
 
@@ -251,6 +266,9 @@ class Actor:
         while not self.stopped:
             messages = await self.mailbox.drain()
             for at, message in enumerate(messages):
+                if self.mailbox.is_closed:
+                    self.mailbox.refuse(message)
+                    continue
                 try:
                     handlers[type(message)](message)
                 except DduomqError as error:
@@ -271,6 +289,12 @@ class Actor:
     def stop(self) -> None:
         """End after the messages in hand."""
         self.stopped = True
+
+    def resign(self, message: Resign) -> None:
+        """End, as another node goes on with the work."""
+        self.on_crash(message.error)
+        self.mailbox.close(message.error)
+        self.stop()
 
     def on_start(self) -> None:
         """Called once before the first message."""

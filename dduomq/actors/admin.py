@@ -4,15 +4,17 @@ Not a task of its own: each wish runs in its asker's task, and the metadata stor
 them from overwriting each other. Always true: a wish that was answered is in force on this node.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import attrs
 import structlog
 
 from dduomq.actors.actor import Mailbox, Reply, ask
+from dduomq.actors.cluster_admin import ClusterAdmin
 from dduomq.actors.partition_messages import Describe, PartitionState, Purge, Restore
-from dduomq.actors.router import AwaitTopic, Routes, TopicRoute
+from dduomq.actors.router import AwaitTopic
+from dduomq.actors.routes import Routes, TopicRoute
 from dduomq.cluster.image import (
     PRODUCER_IDS,
     TOPICS,
@@ -26,6 +28,7 @@ from dduomq.cluster.ports import Check, Del, MetadataConflict, MetadataStore, Op
 from dduomq.errors import (
     InvalidConfig,
     InvalidPartitions,
+    InvalidReplicaAssignment,
     InvalidReplicationFactor,
     InvalidTopic,
     Overloaded,
@@ -77,7 +80,10 @@ class Admin:
         rng: Rng,
         defaults: TopicDefaults,
         log: structlog.stdlib.BoundLogger,
+        cluster: ClusterAdmin | None = None,
     ) -> None:
+        """`cluster`: None of a node alone, which keeps every partition and writes nothing down about that."""
+        self.cluster = cluster
         self._store = store
         self._routes = routes
         self._router = router
@@ -112,25 +118,31 @@ class Admin:
         internal: bool = False,
         kind: str = "",
         group: str = "",
+        assignment: Sequence[Sequence[int]] | None = None,
     ) -> TopicRecord:
-        """Make a topic; 0 means the node's default.
+        """Make a topic; 0 means the node's default. `assignment`: the replicas of each partition, chosen by hand.
 
         Raises `InvalidTopic`, `TopicAlreadyExists`, `InvalidPartitions`, `InvalidReplicationFactor`,
-        `InvalidConfig`.
+        `InvalidReplicaAssignment`, `InvalidConfig`.
         """
         check_topic_name(name, internal=internal)
-        count = partitions or self._defaults.partitions
+        count = len(assignment) if assignment else partitions or self._defaults.partitions
         self._check_partitions(count, added=count)
-        if replication not in {0, -1, 1}:
-            raise InvalidReplicationFactor(f"{replication} replicas were asked for, this cluster has 1 node")
-        record = TopicRecord(name, self._new_id(), count, 1, dict(config or {}), self._clock.wall_ms(), kind, group)
+        factor = self._factor(replication, assignment or None)
+        own = dict(config or {})
+        if self.cluster is not None:
+            own = self.cluster.config(own, self._defaults.config.keys(), factor)
+        record = TopicRecord(name, self._new_id(), count, factor, own, self._clock.wall_ms(), kind, group)
         self.settings_of(record)
         if name in self._routes.table:
             raise TopicAlreadyExists(f"topic {name!r} exists already")
         if validate_only:
             return record
         try:
-            version = await self._store.txn([Check(record.key, 0), Put(record.key, encode_topic(record))])
+            if self.cluster is None:
+                version = await self._store.txn([Check(record.key, 0), Put(record.key, encode_topic(record))])
+            else:
+                version = await self.cluster.create(record, assignment or None)
         except MetadataConflict:
             raise TopicAlreadyExists(f"topic {name!r} exists already") from None
         await self._await(name, version)
@@ -162,26 +174,61 @@ class Admin:
         """Raises `UnknownTopicOrPartition`. Its records are gone for good."""
         _refuse_internal(name)
         held = await self._held(name)
-        places = await self._store.scan(f"/line/{decode_topic(held.value).topic_id}/")
-        operations: list[Operation] = [
-            Check(held.key, held.version),
-            Del(held.key),
-            *(Del(place.key) for place in places),
-        ]
+        topic = decode_topic(held.value)
+        places = await self._store.scan(f"/line/{topic.topic_id}/")
+        operations: list[Operation] = [Check(held.key, held.version), Del(held.key)]
+        forgotten = [place.key for place in places]
+        if self.cluster is None:
+            operations += [Del(key) for key in forgotten]
         version = await self._store.txn(operations)
+        if self.cluster is not None:
+            await self.cluster.forget_partitions(topic)
+            await self.cluster.forget(forgotten)
         await self._await(name, version)
         self._log.info("topic_deleted", topic=name)
 
-    async def add_partitions(self, name: str, total: int, *, validate_only: bool = False) -> TopicRecord:
-        """Raise the number of partitions to `total`; it never shrinks. Raises `InvalidPartitions`."""
+    async def add_partitions(
+        self,
+        name: str,
+        total: int,
+        *,
+        validate_only: bool = False,
+        assignment: Sequence[Sequence[int]] | None = None,
+    ) -> TopicRecord:
+        """Raise the number of partitions to `total`; it never shrinks. `assignment`: the replicas of the new ones.
+
+        Raises `InvalidPartitions`, `InvalidReplicaAssignment`.
+        """
         _refuse_internal(name)
         record = self.route(name).record
         if total <= record.partitions:
             raise InvalidPartitions(f"topic {name!r} has {record.partitions} partitions; only more can be asked for")
         self._check_partitions(total, added=total - record.partitions)
+        if assignment and len(assignment) != total - record.partitions:
+            raise InvalidReplicaAssignment(f"replicas of {total - record.partitions} new partitions are to be given")
         if validate_only:
             return record
-        return await self._change(name, lambda held: attrs.evolve(held, partitions=total))
+        if self.cluster is None:
+            return await self._change(name, lambda held: attrs.evolve(held, partitions=total))
+        return await self._grow(self.cluster, name, total, assignment or None)
+
+    async def _grow(
+        self, cluster: ClusterAdmin, name: str, total: int, assignment: Sequence[Sequence[int]] | None
+    ) -> TopicRecord:
+        for attempt in range(TRIES):
+            held = await self._held(name)
+            record = decode_topic(held.value)
+            if total <= record.partitions:
+                raise InvalidPartitions(f"topic {name!r} has {record.partitions} partitions already")
+            try:
+                version = await self._store.txn(await cluster.grow(record, held.version, total, assignment))
+            except MetadataConflict:
+                if attempt == TRIES - 1:
+                    raise
+                continue
+            await self._await(name, version)
+            return attrs.evolve(record, partitions=total)
+        raise MetadataConflict
 
     async def alter_topic(
         self, name: str, changes: Mapping[str, str | None], *, validate_only: bool = False
@@ -227,14 +274,14 @@ class Admin:
     async def delete_records(self, topic: str, partition: int, offset: int) -> int:
         """Delete what is before `offset` (-1: everything consumers can see); the log's new start."""
         _refuse_internal(topic)
-        mailbox = self._routes.partition(topic, partition)
+        mailbox = self._routes.anywhere(topic, partition)
         start: int = await ask(mailbox, lambda reply: Purge(offset=offset, reply=reply))
         self._log.info("records_deleted", topic=topic, partition=partition, log_start_offset=start)
         return start
 
     async def restore_log(self, topic: str, partition: int) -> None:
         """Bring a log back that a disk failure took offline."""
-        mailbox = self._routes.partition(topic, partition)
+        mailbox = self._routes.anywhere(topic, partition)
         await ask(mailbox, lambda reply: Restore(reply=reply))
         self._log.info("log_restored", topic=topic, partition=partition)
 
@@ -276,6 +323,13 @@ class Admin:
         await self._store.txn([Put(key, encode_value([[p, offset] for p, offset in places.items()]))])
 
     # --- inside -------------------------------------------------------------------------------------
+
+    def _factor(self, wanted: int, assignment: Sequence[Sequence[int]] | None) -> int:
+        if self.cluster is not None:
+            return self.cluster.factor(wanted, assignment)
+        if wanted not in {0, -1, 1} or (assignment and any(len(replicas) != 1 for replicas in assignment)):
+            raise InvalidReplicationFactor(f"{wanted} replicas were asked for, this cluster has 1 node")
+        return 1
 
     def _check_partitions(self, count: int, *, added: int) -> None:
         if not 1 <= count <= PARTITIONS_PER_TOPIC_MAX:

@@ -26,6 +26,7 @@
 | ListGroups | listeners | tuple of GroupOverview | nothing | a picture of all |
 | DescribeGroup | listeners | GroupDescription | nothing | a picture of one |
 | DeleteGroup | listeners | None | nothing | an empty group and its offsets are forgotten |
+| Resign | groups | nothing | nothing | another node coordinates these groups now; whoever waits is told |
 | Alarm | alarms | nothing | nothing | time-outs |
 | Begun | partition | nothing | nothing | where the log begins is known |
 | Fetched | partition | nothing | nothing | a piece of the log is to be read at the start |
@@ -43,7 +44,7 @@ not grow without bound: when it has, the state is written anew and what was befo
 from collections.abc import Mapping
 from typing import ClassVar
 
-from dduomq.actors.actor import Actor, Mailbox, Message
+from dduomq.actors.actor import Actor, Mailbox, Message, Resign
 from dduomq.actors.alarms import Alarm
 from dduomq.actors.coordinator_aside import SettingAside
 from dduomq.actors.coordinator_classic import ClassicMembers
@@ -146,6 +147,7 @@ class CoordinatorActor(Actor):
         ListGroups: "_on_list_groups",
         DescribeGroup: "_on_describe_group",
         DeleteGroup: "_on_delete_group",
+        Resign: "_on_resign",
         Alarm: "_on_alarm",
         Begun: "_on_begun",
         Fetched: "_on_fetched",
@@ -423,6 +425,9 @@ class CoordinatorActor(Actor):
         self._set_alarm()
 
     # --- the end ------------------------------------------------------------------------------------
+
+    def _on_resign(self, message: Resign) -> None:
+        self.resign(message)
 
     def on_crash(self, error: BaseException) -> None:
         ended = CoordinatorNotAvailable(f"{self.mailbox.name} starts again")

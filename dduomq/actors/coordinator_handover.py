@@ -19,7 +19,7 @@ from dduomq.actors.coordinator_table import GroupTable
 from dduomq.actors.journal import NEVER
 from dduomq.actors.partition_messages import Acked
 from dduomq.actors.record_reader import RecordReader
-from dduomq.actors.router import TopicRoute
+from dduomq.actors.routes import TopicRoute
 from dduomq.actors.wheel_messages import Park, ParkedMessages
 from dduomq.delay import handover
 from dduomq.delay.records import NEW, Parked, Target

@@ -18,7 +18,7 @@ from dduomq.actors.coordinator_log import CoordinatorLog, Entry
 from dduomq.actors.coordinator_messages import ConsumerDescription, GroupDescription, GroupOverview
 from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.partition_messages import Watcher
-from dduomq.actors.router import Routes, TopicRoute
+from dduomq.actors.routes import Routes, TopicRoute
 from dduomq.errors import (
     CoordinatorLoading,
     CoordinatorNotAvailable,

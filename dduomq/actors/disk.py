@@ -89,9 +89,10 @@ class DiskClient:
 
     async def idle(self) -> None:
         """Wait until no job is in flight."""
-        event = trio.Event()
-        self.when_idle(event.set)
-        await event.wait()
+        while self.in_flight:  # who else waited for that may have begun the next one
+            event = trio.Event()
+            self.when_idle(event.set)
+            await event.wait()
 
     def when_idle(self, wake: Callable[[], None]) -> None:
         """Call `wake` as soon as no job is in flight."""

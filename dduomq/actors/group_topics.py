@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from dduomq.actors.admin import Admin
-from dduomq.actors.router import Routes, TopicRoute
+from dduomq.actors.routes import Routes, TopicRoute
 from dduomq.errors import DduomqError, TopicAlreadyExists
 from dduomq.ids import group_topic_name
 from dduomq.limits import BATCH_BYTES_CEILING

@@ -15,8 +15,14 @@
 | Checkpoint | janitor | nothing | nothing | indexes, recovery point and snapshots to disk |
 | Retain | janitor | nothing | nothing | removes what the topic's retention lets go |
 | Close | router | None | nothing | finishes what is in flight, then ends; with `delete`, leaves no trace |
+| Assign | router | nothing | nothing | who leads and who is in sync, from the metadata: leads, or follows |
+| ReplicaFetch | listeners | FetchPlan | nothing | what a follower is to have, up to the log's end; says how far it is |
+| Replicate | replication | FollowerAt | nothing | the leader's answer: appended as it is, or the log is cut first |
+| RecordWritten | isr | nothing | nothing | a change of the partition's record was made, or not |
+| CheckReplicas | isr | nothing | nothing | followers that are behind for too long leave the in-sync set |
 | Completed | disk | nothing | nothing | a disk job of this incarnation has ended |
 
+What several replicas of a partition do with one another is in `partition_replica.py`; a node alone has none of it.
 Always true: at most one write and one flush are in flight; an append is answered once, after its bytes are
 as durable as its topic promises; nothing above the high watermark leaves the node; a failed sync ends the
 log's service on this node, since the kernel no longer knows what is on disk (see "Can applications recover
@@ -29,15 +35,15 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 import attrs
-import structlog
 
 from dduomq.actors.actor import Actor, Mailbox, Message, Reply
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.janitor import Dirty
-from dduomq.actors.pace import Pace
+from dduomq.actors.partition_following import Replica
 from dduomq.actors.partition_messages import (
     EARLIEST,
     LATEST,
+    LEADER_ONLY,
     MAX_TIMESTAMP,
     READ_COMMITTED,
     Acked,
@@ -61,6 +67,16 @@ from dduomq.actors.partition_messages import (
     Retain,
     Watcher,
 )
+from dduomq.actors.partition_replica import ReplicaPart
+from dduomq.actors.partition_world import PartitionSpec as PartitionSpec
+from dduomq.actors.partition_world import PartitionWorld as PartitionWorld
+from dduomq.actors.replica_messages import (
+    Assign,
+    CheckReplicas,
+    RecordWritten,
+    ReplicaFetch,
+    Replicate,
+)
 from dduomq.errors import (
     CapacityReached,
     DduomqError,
@@ -73,13 +89,19 @@ from dduomq.errors import (
     UnknownLeaderEpoch,
     UnknownTopicOrPartition,
 )
-from dduomq.limits import INLINE_SEEK_BYTES_MAX, INLINE_WRITE_BYTES_MAX, PARKED_APPENDS_MAX, WATCHERS_MAX
-from dduomq.log.files import Files, NotResident
+from dduomq.limits import (
+    INLINE_SEEK_BYTES_MAX,
+    INLINE_WRITE_BYTES_MAX,
+    PARKED_APPENDS_MAX,
+    WATCHERS_MAX,
+)
+from dduomq.log.files import NotResident
 from dduomq.log.places import Places
 from dduomq.log.plog import Appended, PartitionLog, ReadPlan, Seek, WritePlan
 from dduomq.log.recover import RecoveryReport, open_log
-from dduomq.log.settings import CapacityPolicy, Durability, Storage, TopicSettings
-from dduomq.ports import Clock, Job
+from dduomq.log.replica_log import open_replica
+from dduomq.log.settings import CapacityPolicy, Durability, Storage
+from dduomq.ports import Job
 
 
 @attrs.frozen(kw_only=True)
@@ -91,39 +113,13 @@ class Completed(Message):
     result: object
 
 
-@attrs.frozen
-class PartitionSpec:
-    """What a partition is, as the router knows it from the metadata."""
-
-    topic: str
-    partition: int
-    topic_id: str
-    directory: str
-    settings: TopicSettings
-    leader_epoch: int
-    clean: bool
-
-
-@attrs.frozen
-class PartitionWorld:
-    """What all partitions of a node share."""
-
-    clock: Clock
-    files: Files
-    memory: Files
-    disk: Mailbox
-    janitor: Mailbox
-    log: structlog.stdlib.BoundLogger
-    pace: Pace = attrs.field(factory=Pace)
-
-
-class PartitionActor(Actor):
+class PartitionActor(ReplicaPart, Actor):
     """Plans, writes, flushes, answers. `on_open` is called once, with None or the error."""
 
     __slots__ = (
         "_append_waits", "_chores", "_closing", "_disk", "_files", "_flushing", "_is_dirty", "_log", "_logger",
-        "_offline", "_on_open", "_parked", "_places", "_settings", "_spec", "_unacked", "_watchers", "_world",
-        "_writing", "appended_batches", "appended_bytes", "fetches",
+        "_offline", "_on_open", "_parked", "_places", "_replica", "_settings", "_spec", "_unacked", "_watchers",
+        "_world", "_writing", "appended_batches", "appended_bytes", "fetches",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Append: "_on_append",
@@ -139,6 +135,11 @@ class PartitionActor(Actor):
         Checkpoint: "_on_checkpoint",
         Retain: "_on_retain",
         Close: "_on_close",
+        Assign: "_on_assign",
+        ReplicaFetch: "_on_replica_fetch",
+        Replicate: "_on_replicate",
+        RecordWritten: "_on_record_written",
+        CheckReplicas: "_on_check_replicas",
         Completed: "_on_completed",
     }
 
@@ -157,6 +158,7 @@ class PartitionActor(Actor):
         self._on_open = on_open
         self._disk = DiskClient(world.disk)
         self._logger = world.log.bind(topic=spec.topic, partition=spec.partition)
+        self._replica = None if spec.record is None else Replica(spec.record, spec.record_version)
         self._log: PartitionLog | None = None
         self._offline: StorageError | None = None
         self._places = Places()
@@ -181,8 +183,10 @@ class PartitionActor(Actor):
     def _open(self, *, restore: bool, reply: Reply[None] | None) -> None:
         spec, now_ms = self._spec, self._world.clock.wall_ms()
 
+        opening = open_log if self._replica is None else open_replica
+
         def job() -> object:
-            return open_log(
+            return opening(
                 self._files, spec.directory, self._settings, leader_epoch=spec.leader_epoch,
                 topic_id=spec.topic_id, clean=spec.clean and not restore, now_ms=now_ms, restore=restore,
             )  # fmt: skip
@@ -190,6 +194,7 @@ class PartitionActor(Actor):
         self._submit(job, lambda result: self._opened(result, reply))
 
     def _opened(self, result: object, reply: Reply[None] | None) -> None:
+        report: RecoveryReport | None = None
         if isinstance(result, BaseException):
             if not isinstance(result, DduomqError):
                 raise result
@@ -204,6 +209,8 @@ class PartitionActor(Actor):
             self._report(report)
             if reply is not None:
                 reply.set(None)
+        if self._replica is not None:
+            self._replica_opened(report)
         self._on_open(self._offline)
         parked, self._parked = self._parked, []
         for message in parked:
@@ -217,6 +224,8 @@ class PartitionActor(Actor):
         """The log; None while it opens (the message is kept until then). Raises when offline."""
         if self._offline is not None:
             raise self._offline
+        if self._replica is not None and not self._is_to_lead():
+            self._check_leads()
         if self._log is None:
             if len(self._parked) >= PARKED_APPENDS_MAX:
                 raise LeaderNotAvailable
@@ -230,12 +239,14 @@ class PartitionActor(Actor):
             raise NodeStopping
         if self._offline is not None:
             raise self._offline
+        if self._replica is not None:
+            self._check_append(message)
         if len(self._append_waits) >= PARKED_APPENDS_MAX:
             raise Overloaded(f"{self.mailbox.name} has {PARKED_APPENDS_MAX} appends waiting")
         self._append_waits.append(message)
 
     def after_drain(self) -> None:
-        if self._append_waits and self._writing is None and self._log is not None:
+        if self._append_waits and self._writing is None and self._log is not None and self._may_write():
             self._write(self._log)
         if self._closing is not None:
             self._maybe_close()
@@ -323,9 +334,11 @@ class PartitionActor(Actor):
         if self._settings.durability is Durability.FSYNC:
             self._flush(log)
         else:
-            self._advance(log, log.log_end_offset)
+            self._stored(log)
             if plan.rolled:
                 self._flush(log)
+        if self._replica is not None:
+            self._wrote()
         if self._settings.is_bounded and self._settings.capacity_policy is CapacityPolicy.DROP_OLDEST:
             self._remove(log.plan_retention(self._world.clock.wall_ms()), None)
 
@@ -336,6 +349,8 @@ class PartitionActor(Actor):
                 append.refuse(outcome)
             elif outcome.last_offset < log.high_watermark:
                 self._ack(log, append, outcome)
+            elif self._replica is not None and append.acks == LEADER_ONLY:
+                self._park_local(log, append, outcome)
             else:
                 self._unacked.append((outcome.last_offset, append, outcome))
 
@@ -349,6 +364,14 @@ class PartitionActor(Actor):
                 self._settings.durability,
             )
         )
+
+    def _stored(self, log: PartitionLog) -> None:
+        """What is as durable here as the topic promises has moved on; of several replicas, this is but one."""
+        if self._replica is not None:
+            self._safe(log)
+        else:
+            is_synced = self._settings.durability is Durability.FSYNC
+            self._advance(log, log.flushed_offset if is_synced else log.log_end_offset)
 
     def _advance(self, log: PartitionLog, offset: int) -> None:
         """Move the high watermark: answer appends below it, wake who waits for records."""
@@ -391,7 +414,7 @@ class PartitionActor(Actor):
             raise result
         log.flushed(end_offset)
         if self._settings.durability is Durability.FSYNC:
-            self._advance(log, log.flushed_offset)
+            self._stored(log)
             self._flush(log)
 
     def _on_flush(self, _message: Flush) -> None:
@@ -407,6 +430,9 @@ class PartitionActor(Actor):
         )
         self._logger.error("log_offline", reason=error.message)
         self._fail_parked(self._offline)
+        if self._replica is not None:
+            self._step_down(self._offline)
+            self._take_role()
 
     def _fail_parked(self, error: DduomqError) -> None:
         unacked, self._unacked = self._unacked, deque()
@@ -466,17 +492,19 @@ class PartitionActor(Actor):
             raise FencedLeaderEpoch(f"leader epoch {epoch} has ended, {self._spec.leader_epoch} is current")
         raise UnknownLeaderEpoch(f"leader epoch {epoch} is not known here yet")
 
-    def _watch(self, watcher: Watcher) -> None:
-        """Wake it when there is more to read."""
-        if len(self._watchers) >= WATCHERS_MAX:
-            self._watchers = [held for held in self._watchers if not held.gone]
-            if len(self._watchers) >= WATCHERS_MAX:
+    def _watch(self, message: Fetch, watcher: Watcher) -> None:
+        """Wake it when there is more to read: for a follower that is when more is written."""
+        is_follower = self._replica is not None and isinstance(message, ReplicaFetch)
+        watchers = self._replica.watchers if self._replica is not None and is_follower else self._watchers
+        if len(watchers) >= WATCHERS_MAX:
+            watchers[:] = [held for held in watchers if not held.gone]
+            if len(watchers) >= WATCHERS_MAX:
                 raise Overloaded(f"{self.mailbox.name} has {WATCHERS_MAX} fetches waiting")
-        self._watchers.append(watcher)
+        watchers.append(watcher)
 
     def _park_fetch(self, log: PartitionLog, message: Fetch) -> None:
         if message.watcher is not None:
-            self._watch(message.watcher)
+            self._watch(message, message.watcher)
         assert message.reply is not None
         message.reply.set(_nothing(log))
 
@@ -512,7 +540,7 @@ class PartitionActor(Actor):
     ) -> None:  # fmt: skip
         assert message.reply is not None
         if message.watcher is not None and plan.size < message.min_bytes:
-            self._watch(message.watcher)
+            self._watch(message, message.watcher)
         try:
             lease = self._files.lease(plan.path)
         except FileNotFoundError:  # retention took the segment between the seek and now
@@ -521,7 +549,7 @@ class PartitionActor(Actor):
         message.reply.set(
             FetchPlan(
                 lease, plan.position, plan.size, log.high_watermark, log.last_stable_offset, log.log_start_offset,
-                plan.aborted, is_resident=is_resident, next_offset=plan.next_offset,
+                plan.aborted, is_resident=is_resident, next_offset=plan.next_offset, log_end_offset=log.log_end_offset,
             )
         )  # fmt: skip
 
@@ -536,6 +564,8 @@ class PartitionActor(Actor):
         if message.timestamp_ms == EARLIEST:
             message.reply.set(OffsetAt(-1, log.log_start_offset, epoch))
         elif message.timestamp_ms == LATEST:
+            if self._replica is not None:
+                self._check_known()
             message.reply.set(OffsetAt(-1, upper, epoch))
         else:
             time_ms = log.max_timestamp()[0] if message.timestamp_ms == MAX_TIMESTAMP else message.timestamp_ms
@@ -632,15 +662,35 @@ class PartitionActor(Actor):
         if self._log is not None:
             self._log.settings = message.settings
             if message.settings.durability is not Durability.FSYNC:
-                self._advance(self._log, self._log.log_end_offset)
+                self._stored(self._log)
 
     def _on_describe(self, message: Describe) -> None:
         assert message.reply is not None
         state = "offline" if self._offline else "closing" if self._closing else "online" if self._log else "opening"
         description = None if self._log is None else self._log.describe()
         reason = None if self._offline is None else self._offline.message
-        is_idle = not (self._append_waits or self._writing or self._unacked)
-        message.reply.set(PartitionState(state, self._spec.leader_epoch, description, reason, is_idle))
+        is_idle = not (self._append_waits or self._writing or self._unacked) and self._is_settled()
+        replicas = self._replica_state()
+        message.reply.set(PartitionState(state, self._spec.leader_epoch, description, reason, is_idle, replicas))
+
+    # --- replicas -----------------------------------------------------------------------------------
+
+    def _on_assign(self, message: Assign) -> None:
+        self._assigned(message)
+
+    def _on_replica_fetch(self, message: ReplicaFetch) -> None:
+        log = self._ready(message)
+        if log is not None:
+            self._replica_fetch(log, message)
+
+    def _on_replicate(self, message: Replicate) -> None:
+        self._replicate(message)
+
+    def _on_record_written(self, message: RecordWritten) -> None:
+        self._record_written(message)
+
+    def _on_check_replicas(self, _message: CheckReplicas) -> None:
+        self._check_replicas()
 
     # --- closing ------------------------------------------------------------------------------------
 
@@ -648,6 +698,8 @@ class PartitionActor(Actor):
         if self._closing is not None:
             raise NodeStopping
         self._closing = message
+        if self._replica is not None:
+            self._leave(self._replica)
         if message.delete:
             self._fail_parked(UnknownTopicOrPartition(f"topic {self._spec.topic} has been deleted"))
 
@@ -663,6 +715,8 @@ class PartitionActor(Actor):
         assert closing is not None
         self._log = None
         self._fail_parked(NodeStopping())
+        if self._replica is not None:
+            self._step_down(NodeStopping())
         self.stop()
         if log is None or closing.delete:
             self._finish_close(closing, None)
@@ -679,6 +733,8 @@ class PartitionActor(Actor):
 
     def on_crash(self, error: BaseException) -> None:
         self._fail_parked(LeaderNotAvailable(f"{self.mailbox.name} starts again"))
+        if self._replica is not None:
+            self._step_down(LeaderNotAvailable(f"{self.mailbox.name} starts again"))
         for _, _, request in list(self._chores)[1:]:  # the first one is in flight: its completion answers
             if request is not None:
                 request.refuse(LeaderNotAvailable(f"{self.mailbox.name} starts again"))
@@ -731,5 +787,6 @@ class PartitionActor(Actor):
 def _nothing(log: PartitionLog, diverging: tuple[int, int] | None = None) -> FetchPlan:
     """The answer to a fetch that finds no batch."""
     return FetchPlan(
-        None, 0, 0, log.high_watermark, log.last_stable_offset, log.log_start_offset, diverging=diverging
+        None, 0, 0, log.high_watermark, log.last_stable_offset, log.log_start_offset, diverging=diverging,
+        log_end_offset=log.log_end_offset,
     )  # fmt: skip

@@ -14,6 +14,7 @@ from dduomq.log.settings import TopicSettings
 
 EARLIEST, LATEST, MAX_TIMESTAMP = -2, -1, -3
 READ_COMMITTED = 1
+ALL_IN_SYNC, LEADER_ONLY = -1, 1
 
 
 class Watcher:
@@ -34,10 +35,14 @@ class Watcher:
 
 @attrs.frozen(kw_only=True)
 class Append(Message):
-    """One batch, CRC checked; its buffer belongs to the partition until the answer."""
+    """One batch, CRC checked; its buffer belongs to the partition until the answer.
+
+    `acks`: ALL_IN_SYNC, or LEADER_ONLY for whoever is content with less than all replicas in sync.
+    """
 
     batch: PendingBatch
     deadline: float
+    acks: int = ALL_IN_SYNC
 
 
 @attrs.frozen(kw_only=True)
@@ -127,6 +132,7 @@ class FetchPlan:
     diverging: tuple[int, int] | None = None  # (epoch, its end offset): what the reader has behind it is not here
     is_resident: bool = False  # it has just been read, so it is in the page cache
     next_offset: int = -1  # behind what is read, where anything is
+    log_end_offset: int = -1
 
     def close(self) -> None:
         if self.lease is not None:
@@ -174,7 +180,8 @@ class ActiveProducer:
 class PartitionState:
     """`state` is opening, online, offline or closing; `log` is None until it is open.
 
-    `is_idle`: no append waits, is being written or is to be synced.
+    `is_idle`: no append waits, is being written or is to be synced; of several replicas it leads, and knows that all
+    that was ever acked counts here, too.
     """
 
     state: str
@@ -182,3 +189,14 @@ class PartitionState:
     log: LogDescription | None
     reason: str | None = None
     is_idle: bool = True
+    replicas: "ReplicasState | None" = None
+
+
+@attrs.frozen
+class ReplicasState:
+    """`role`: leading, following or waiting. `positions`: of the followers, by node, as far as a leader knows them."""
+
+    role: str
+    leader: int
+    isr: tuple[int, ...]
+    positions: tuple[tuple[int, int], ...]

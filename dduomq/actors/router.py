@@ -4,20 +4,22 @@
 |---|---|---|---|---|
 | TopicsSeen | node | nothing | nothing | the whole metadata: partitions are opened, what is gone is deleted |
 | TopicSeen | node | nothing | nothing | one topic made, changed or deleted |
+| PartitionsSeen | node | nothing | nothing | who keeps and leads partitions: replicas begin, change their role, or go |
 | AwaitTopic | admin | None | nothing | answered when that version of the topic is in force here |
 | AwaitOpen | node | None | nothing | answered when no partition is being opened |
 | CloseAll | node | None | nothing | closes every partition; answered when all are closed |
 | Opened | partition | nothing | nothing | counts the partitions still opening |
-| Removed | disk | nothing | nothing | a deleted topic's directory is gone; its name may be used again |
+| Removed | disk | nothing | nothing | a partition's directory is gone; its name may be used again |
 
-Always true: `Routes.table` is never changed, only replaced by a new one, so a reader needs no lock; a topic
-of a name comes into being only after the files of its predecessor have left the name.
+Always true: a topic of a name comes into being only after the files of its predecessor have left the name. A node alone
+leads every partition; in a cluster it has the replicas that the partitions' records give to it, and for all others
+a door to where they are led.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import attrs
 
@@ -26,55 +28,13 @@ from dduomq.actors.disk import DiskClient
 from dduomq.actors.janitor import Joined, Left
 from dduomq.actors.partition import PartitionActor, PartitionSpec, PartitionWorld
 from dduomq.actors.partition_messages import Close, Configure
+from dduomq.actors.replica_messages import Assign
+from dduomq.actors.routes import Routes, TopicRoute
 from dduomq.actors.supervisor import Supervisor
-from dduomq.cluster.image import TopicRecord
-from dduomq.errors import UnknownTopicOrPartition
+from dduomq.cluster.image import NO_LEADER, PartitionRecord, TopicRecord
 from dduomq.log.settings import TopicSettings
 
-
-@attrs.frozen
-class TopicRoute:
-    """A topic and the mailboxes of its partitions, by number."""
-
-    record: TopicRecord
-    settings: TopicSettings
-    partitions: tuple[Mailbox, ...]
-
-
-class Routes:
-    """Where every partition is; `table` is swapped whole by the router. When it `is_closed`, nobody is in it."""
-
-    __slots__ = ("_names", "_names_of", "is_closed", "table")
-
-    def __init__(self) -> None:
-        self.table: Mapping[str, TopicRoute] = {}
-        self.is_closed = False
-        self._names: Mapping[str, str] = {}
-        self._names_of: Mapping[str, TopicRoute] = self.table
-
-    def name_of(self, topic_id: str) -> str | None:
-        """The name of the topic with that id; None if there is none."""
-        if self._names_of is not self.table:
-            self._names = {route.record.topic_id: name for name, route in self.table.items()}
-            self._names_of = self.table
-        return self._names.get(topic_id)
-
-    def check_id(self, topic: str, topic_id: str | None) -> None:
-        """Raises `UnknownTopicOrPartition` if another topic has the name now. None: whichever has it."""
-        route = self.table.get(topic)
-        if topic_id is not None and (route is None or route.record.topic_id != topic_id):
-            raise UnknownTopicOrPartition(f"the topic {topic!r} that is meant has been deleted")
-
-    def partition(self, topic: str, partition: int) -> Mailbox:
-        """Raises `UnknownTopicOrPartition` that says which of the two is unknown."""
-        route = self.table.get(topic)
-        if route is None:
-            raise UnknownTopicOrPartition(f"there is no topic {topic!r}; make it with 'dduomq topic create {topic}'")
-        if not 0 <= partition < len(route.partitions):
-            raise UnknownTopicOrPartition(
-                f"topic {topic!r} has partitions 0 to {len(route.partitions) - 1}, not {partition}"
-            )
-        return route.partitions[partition]
+Key: TypeAlias = tuple[str, int]  # topic id, partition
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +49,24 @@ class TopicSeen(Message):
     name: str
     record: TopicRecord | None
     version: int
+
+
+@attrs.frozen
+class PartitionSeen:
+    """`record` None: it is gone. `version`: of its key in the metadata."""
+
+    topic_id: str
+    partition: int
+    record: PartitionRecord | None
+    version: int
+
+
+@attrs.frozen(kw_only=True)
+class PartitionsSeen(Message):
+    """`is_whole`: these are all there are."""
+
+    partitions: tuple[PartitionSeen, ...]
+    is_whole: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -115,12 +93,17 @@ class Opened(Message):
 @attrs.frozen(kw_only=True)
 class Removed(Message):
     topic: str
+    key: Key
     error: BaseException | None
 
 
 @attrs.frozen
 class RouterSetup:
-    """What the router needs to make partitions."""
+    """What the router needs to make partitions.
+
+    `open_door(topic, topic_id, partition)` gives the way to a partition that is led elsewhere; None on a node alone.
+    `on_change` is called after the table has changed.
+    """
 
     world: PartitionWorld
     supervisor: Supervisor
@@ -128,16 +111,19 @@ class RouterSetup:
     leader_epoch: int
     clean: bool
     make_settings: Callable[[TopicRecord], TopicSettings]
+    open_door: Callable[[str, str, int], Mailbox] | None = None
+    on_change: Callable[[], None] = lambda: None
 
 
 class RouterActor(Actor):
     __slots__ = (
-        "_awaiting", "_closing", "_deferred", "_disk", "_leaving", "_opening", "_routes", "_setup",
-        "_versions", "_waiting_open",
+        "_awaiting", "_changed", "_closing", "_deferred", "_disk", "_doors", "_going", "_held", "_leaving", "_local",
+        "_opening", "_routes", "_setup", "_told", "_versions", "_waiting_open",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         TopicsSeen: "_on_topics_seen",
         TopicSeen: "_on_topic_seen",
+        PartitionsSeen: "_on_partitions_seen",
         AwaitTopic: "_on_await_topic",
         AwaitOpen: "_on_await_open",
         CloseAll: "_on_close_all",
@@ -150,8 +136,14 @@ class RouterActor(Actor):
         self._setup = setup
         self._routes = routes
         self._disk = DiskClient(setup.world.disk)
+        self._held: dict[Key, PartitionSeen] = {}
+        self._changed: dict[str, None] = {}  # topics whose partitions' records have
+        self._told: dict[Key, int] = {}  # which version of its record a replica of this node knows
+        self._local: dict[Key, Mailbox] = {}
+        self._doors: dict[Key, Mailbox] = {}
         self._versions: dict[str, int] = {}
         self._opening: set[str] = set()
+        self._going: set[Key] = set()  # replicas whose directories are on their way out
         self._leaving: dict[str, int] = {}
         self._deferred: dict[str, TopicSeen] = {}
         self._awaiting: list[AwaitTopic] = []
@@ -167,12 +159,17 @@ class RouterActor(Actor):
         table = dict(self._routes.table)
         for record, version in message.topics:
             self._take(table, TopicSeen(name=record.name, record=record, version=version))
-        self._routes.table = table
+        self._swap(table)
 
     def _on_topic_seen(self, message: TopicSeen) -> None:
         table = dict(self._routes.table)
         self._take(table, message)
-        self._routes.table = table
+        self._swap(table)
+
+    def _swap(self, table: Mapping[str, TopicRoute]) -> None:
+        if self._closing is None:
+            self._routes.table = table
+            self._setup.on_change()
 
     def _take(self, table: dict[str, TopicRoute], message: TopicSeen) -> None:
         name, record, held = message.name, message.record, table.get(message.name)
@@ -185,21 +182,92 @@ class RouterActor(Actor):
             self._deferred.pop(name, None)
         elif name in self._leaving:
             self._deferred[name] = message
-        elif held is None:
-            table[name] = self._create(record)
         else:
-            table[name] = self._change(held, record)
+            settings = self._setup.make_settings(record)
+            if held is not None and settings != held.settings:
+                for at in range(len(held.partitions)):
+                    self._tell(record.topic_id, at, Configure(settings=settings))
+            table[name] = self._route(record, settings)
 
-    def _create(self, record: TopicRecord) -> TopicRoute:
-        settings = self._setup.make_settings(record)
-        return TopicRoute(
-            record,
-            settings,
-            tuple(self._start(record, settings, at) for at in range(record.partitions)),
-        )
+    def _tell(self, topic_id: str, at: int, message: Message) -> None:
+        mailbox = self._local.get((topic_id, at))
+        if mailbox is not None:
+            mailbox.post(message)
 
-    def _start(self, record: TopicRecord, settings: TopicSettings, at: int) -> Mailbox:
-        setup = self._setup
+    def _on_partitions_seen(self, message: PartitionsSeen) -> None:
+        """Roles change here; topics whose records are still to come find theirs when they come."""
+        if message.is_whole:
+            self._changed |= dict.fromkeys(topic_id for topic_id, _ in self._held)
+            self._held = {}
+        for seen in message.partitions:
+            self._changed[seen.topic_id] = None
+            if seen.record is None:
+                self._held.pop((seen.topic_id, seen.partition), None)
+            else:
+                self._held[seen.topic_id, seen.partition] = seen
+
+    def _route_anew(self, topics: Iterable[str]) -> None:
+        table = dict(self._routes.table)
+        for topic_id in topics:
+            name = self._routes.name_of(topic_id)
+            if name is not None:
+                held = table[name]
+                table[name] = self._route(held.record, held.settings)
+        self._swap(table)
+
+    # --- partitions ---------------------------------------------------------------------------------
+
+    def _route(self, record: TopicRecord, settings: TopicSettings) -> TopicRoute:
+        """The topic's partitions as their records want them: replicas of this node are started, told, or let go."""
+        mailboxes, records = list[Mailbox](), list[PartitionRecord]()
+        for at in range(record.partitions):
+            seen = self._seen(record, at)
+            assert seen.record is not None
+            mailboxes.append(self._place(record, settings, seen))
+            records.append(seen.record)
+        return TopicRoute(record, settings, tuple(mailboxes), tuple(records))
+
+    def _seen(self, record: TopicRecord, at: int) -> PartitionSeen:
+        """Who keeps the partition; a node alone does, and before it is known nobody leads it."""
+        held = self._held.get((record.topic_id, at))
+        if held is not None:
+            return held
+        here = (self._routes.node_id,) if self._setup.open_door is None else ()
+        leader = here[0] if here else NO_LEADER
+        alone = PartitionRecord(record.name, record.topic_id, at, here, leader, self._setup.leader_epoch, here)
+        return PartitionSeen(record.topic_id, at, alone, 0)
+
+    def _place(self, topic: TopicRecord, settings: TopicSettings, seen: PartitionSeen) -> Mailbox:
+        """Where the partition is asked for."""
+        record, key = seen.record, (topic.topic_id, seen.partition)
+        assert record is not None
+        local = self._local.get(key)
+        is_known = key in self._held or self._setup.open_door is None
+        if self._routes.node_id in record.replicas:
+            if local is None and key not in self._going:
+                local = self._local[key] = self._start(topic, settings, seen)
+            elif local is not None and self._told[key] != seen.version:
+                local.post(Assign(record=record, version=seen.version))
+            if local is not None:
+                self._told[key] = seen.version
+        elif local is not None and is_known:
+            self._let_go(topic, seen.partition)
+            local = None
+        if local is not None and record.leader == self._routes.node_id:
+            return local
+        return self._door(topic, seen.partition)
+
+    def _door(self, topic: TopicRecord, at: int) -> Mailbox:
+        key = (topic.topic_id, at)
+        door = self._doors.get(key)
+        if door is None:
+            assert self._setup.open_door is not None
+            door = self._doors[key] = self._setup.open_door(topic.name, topic.topic_id, at)
+        return door
+
+    def _start(self, record: TopicRecord, settings: TopicSettings, seen: PartitionSeen) -> Mailbox:
+        setup, at = self._setup, seen.partition
+        assert seen.record is not None
         name = f"{record.name}-{at}"
         spec = PartitionSpec(
             record.name,
@@ -207,8 +275,10 @@ class RouterActor(Actor):
             record.topic_id,
             f"{setup.topics_directory}/{name}",
             settings,
-            setup.leader_epoch,
+            seen.record.leader_epoch,
             setup.clean,
+            seen.record if seen.version else None,
+            seen.version,
         )
         mailbox = Mailbox(name)
         self._opening.add(name)
@@ -216,10 +286,11 @@ class RouterActor(Actor):
         lives = count()
 
         def make(box: Mailbox) -> PartitionActor:
-            """One that comes after a crash may trust nothing, and has the settings of now."""
-            route = self._routes.table.get(record.name)
+            """One that comes after a crash may trust nothing, and has the settings and the role of now."""
+            route, held = self._routes.table.get(record.name), self._held.get((record.topic_id, at), seen)
             now = spec if not next(lives) else attrs.evolve(
-                spec, clean=False, settings=settings if route is None else route.settings
+                spec, clean=False, settings=settings if route is None else route.settings,
+                record=spec.record and held.record, record_version=held.version,
             )  # fmt: skip
             return PartitionActor(box, now, setup.world, lambda _result: self.mailbox.post(opened))
 
@@ -227,28 +298,32 @@ class RouterActor(Actor):
         setup.world.janitor.offer(Joined(partition=mailbox))
         return mailbox
 
-    def _change(self, held: TopicRoute, record: TopicRecord) -> TopicRoute:
-        settings = self._setup.make_settings(record)
-        if settings != held.settings:
-            for mailbox in held.partitions:
-                mailbox.post(Configure(settings=settings))
-        added = tuple(self._start(record, settings, at) for at in range(len(held.partitions), record.partitions))
-        return TopicRoute(record, settings, held.partitions + added)
-
     # --- deleting -----------------------------------------------------------------------------------
 
     def _delete(self, route: TopicRoute) -> None:
         """Close the partitions, then take their directories away from the name, then remove them."""
-        topic = route.record.name
-        self._leaving[topic] = self._leaving.get(topic, 0) + len(route.partitions)
-        for at, mailbox in enumerate(route.partitions):
-            self._setup.world.janitor.offer(Left(partition=mailbox))
-            self._opening.discard(mailbox.name)
-            closed: Reply[None] = Reply(partial(self._closed, topic, route.record.topic_id, at))
-            mailbox.post(Close(delete=True, reply=closed))
+        for at in range(len(route.partitions)):
+            self._doors.pop((route.record.topic_id, at), None)
+            self._held.pop((route.record.topic_id, at), None)
+            self._let_go(route.record, at)
 
-    def _closed(self, topic: str, topic_id: str, at: int, _value: None, _error: BaseException | None) -> None:
+    def _let_go(self, topic: TopicRecord, at: int) -> None:
+        """This node has no replica of the partition any more."""
+        key = (topic.topic_id, at)
+        mailbox = self._local.pop(key, None)
+        if mailbox is None:
+            return
+        del self._told[key]
+        self._going.add(key)
+        self._leaving[topic.name] = self._leaving.get(topic.name, 0) + 1
+        self._setup.world.janitor.offer(Left(partition=mailbox))
+        self._opening.discard(mailbox.name)
+        closed: Reply[None] = Reply(partial(self._closed, topic.name, key))
+        mailbox.post(Close(delete=True, reply=closed))
+
+    def _closed(self, topic: str, key: Key, _value: None, _error: BaseException | None) -> None:
         files = self._setup.world.files
+        topic_id, at = key
         directory = f"{self._setup.topics_directory}/{topic}-{at}"
         grave = f"{self._setup.topics_directory}/{topic_id}-{at}.deleted"
 
@@ -260,18 +335,21 @@ class RouterActor(Actor):
 
         def done(result: object) -> None:
             error = result if isinstance(result, BaseException) else None
-            self.mailbox.post(Removed(topic=topic, error=error))
+            self.mailbox.post(Removed(topic=topic, key=key, error=error))
 
         self._disk.submit(job, done)
 
     def _on_removed(self, message: Removed) -> None:
         if message.error is not None:
             self._setup.world.log.error("topic_files_left", topic=message.topic, reason=str(message.error))
+        self._going.discard(message.key)
         left = self._leaving.pop(message.topic) - 1
         if left:
             self._leaving[message.topic] = left
         elif message.topic in self._deferred:
             self._on_topic_seen(self._deferred.pop(message.topic))
+        if message.key in self._held:  # it is to be here again
+            self._changed[message.key[0]] = None
 
     # --- waiting ------------------------------------------------------------------------------------
 
@@ -290,9 +368,16 @@ class RouterActor(Actor):
         route = self._routes.table.get(message.name)
         if route is None:
             return message.name not in self._leaving
-        return not any(mailbox.name in self._opening for mailbox in route.partitions)
+        return all(self._is_in_force(record) for record in route.records)
+
+    def _is_in_force(self, record: PartitionRecord) -> bool:
+        """Whether it is known here who keeps a partition, and a replica of this node has been opened."""
+        return bool(record.replicas) and f"{record.topic}-{record.partition}" not in self._opening
 
     def after_drain(self) -> None:
+        if self._changed:
+            changed, self._changed = self._changed, {}
+            self._route_anew(changed)
         if self._awaiting:
             waiting, self._awaiting = self._awaiting, []
             for message in waiting:
@@ -311,7 +396,8 @@ class RouterActor(Actor):
     # --- stopping -----------------------------------------------------------------------------------
 
     def _on_close_all(self, message: CloseAll) -> None:
-        mailboxes = [mailbox for route in self._routes.table.values() for mailbox in route.partitions]
+        mailboxes = list(self._local.values())
+        self._closing = message
         self._routes.table, self._routes.is_closed = {}, True
         left = len(mailboxes)
         failures: list[BaseException] = []

@@ -23,7 +23,10 @@ from dduomq.limits import (
     RESTARTS_MAX,
 )
 
-RANKS = {"listener": 0, "admin": 1, "janitor": 2, "router": 3, "coordinator": 4, "wheel": 4, "partition": 5, "disk": 6}
+RANKS = {
+    "listener": 0, "admin": 1, "janitor": 2, "router": 3, "controller": 4, "coordinator": 4, "wheel": 4, "quorum": 5,
+    "partition": 5, "disk": 6,
+}  # fmt: skip
 
 
 class TooManyCrashes(DduomqError):
@@ -78,7 +81,8 @@ class Supervisor:
                     raise
         finally:
             mailbox.close()
-            self._watched.pop(mailbox.name, None)
+            if self._watched.get(mailbox.name) is watch:  # not its successor of the same name
+                del self._watched[mailbox.name]
 
     def statuses(self) -> list[ActorStatus]:
         return [watch.status() for watch in self._watched.values()]

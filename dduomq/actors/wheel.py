@@ -13,6 +13,7 @@
 | EndSchedule | listeners | None | nothing | a recurring message comes no more |
 | PauseSchedule | listeners | None | nothing | it rests, or goes on |
 | ListSchedules | listeners | tuple of Scheduled | nothing | a picture of those there are |
+| Resign | delays | nothing | nothing | another node has this wheel now; whoever waits is told |
 | Alarm | alarms | nothing | nothing | something is due |
 | Begun | partition | nothing | nothing | where the log begins is known |
 | Fetched | partition | nothing | nothing | a piece of the log is to be read at the start |
@@ -32,7 +33,7 @@ from collections.abc import Iterable, Mapping
 from itertools import chain, islice
 from typing import ClassVar
 
-from dduomq.actors.actor import Actor, Mailbox, Message, Reply
+from dduomq.actors.actor import Actor, Mailbox, Message, Reply, Resign
 from dduomq.actors.alarms import Alarm
 from dduomq.actors.journal import NEVER, Begun, Fetched, Journal, JournalWorld, Loaded, Stored
 from dduomq.actors.partition_messages import Acked
@@ -100,6 +101,7 @@ class WheelActor(Actor):
         EndSchedule: "_on_end_schedule",
         PauseSchedule: "_on_pause_schedule",
         ListSchedules: "_on_list_schedules",
+        Resign: "_on_resign",
         Alarm: "_on_alarm",
         Begun: "_on_begun",
         Fetched: "_on_fetched",
@@ -410,6 +412,9 @@ class WheelActor(Actor):
         self._set_alarm()
 
     # --- the end ------------------------------------------------------------------------------------
+
+    def _on_resign(self, message: Resign) -> None:
+        self.resign(message)
 
     def on_crash(self, error: BaseException) -> None:
         ended = WheelNotAvailable(f"{self.mailbox.name} starts again")

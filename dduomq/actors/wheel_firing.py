@@ -16,7 +16,7 @@ from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.journal import NEVER, Journal
 from dduomq.actors.partition_messages import Acked, Append
-from dduomq.actors.router import Routes
+from dduomq.actors.routes import Routes
 from dduomq.actors.wheel_messages import Sent
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.actors.wheel_round import Round, Sending, is_same

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from dduomq import __version__
-from dduomq.cli import consume, delay, dlq, group, produce, schedule, topic
+from dduomq.cli import cluster, consume, delay, dlq, group, produce, schedule, topic
 from dduomq.errors import (
     ConfigError,
     DduomqError,
@@ -46,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(topic.app, name="topic")
 app.add_typer(group.app, name="group")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(delay.app, name="delay")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(schedule.app, name="schedule")

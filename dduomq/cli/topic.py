@@ -25,6 +25,9 @@ Config = Annotated[
 def create(
     name: Name,
     partitions: Annotated[int, typer.Option("--partitions", "-p", min=0, help="0: the node's default.")] = 0,
+    replication: Annotated[
+        int, typer.Option("--replication", "-r", min=0, help="Replicas of each; 0: three, where there are three nodes.")
+    ] = 0,
     config: Config = None,
     if_not_exists: Annotated[bool, typer.Option("--if-not-exists", help="Be content if it is there.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, make nothing.")] = False,
@@ -36,7 +39,9 @@ def create(
 
     async def work(mq: "Client") -> Any:
         try:
-            return await mq.admin.create_topic(name, partitions=partitions, config=settings, validate_only=dry_run)
+            return await mq.admin.create_topic(
+                name, partitions=partitions, replication=replication, config=settings, validate_only=dry_run
+            )
         except TopicAlreadyExists:
             if not if_not_exists:
                 raise

@@ -5,6 +5,7 @@ Always true:
 - batches leave in order; at most `IN_FLIGHT_MAX` are under way, and while one of them must be sent again, only
   the oldest is;
 - what arrives while a request is under way leaves in the next one, so waiting costs no extra request;
+- nothing leaves while the queue is held: its partition has another leader, and the old one has not answered yet;
 - a batch keeps its bytes, sequence included, through all retries, so that the broker can tell a duplicate; it
   gets another sequence only when the broker has said for certain that it is not in the log;
 - every record ends in a result or an error.
@@ -22,6 +23,7 @@ from dduomq.errors import (
     MessageTooLarge,
     NetworkError,
     NodeStopping,
+    NotLeader,
     OutcomeUnknown,
     OutOfOrderSequence,
     RequestTimedOut,
@@ -30,12 +32,17 @@ from dduomq.errors import (
 )
 from dduomq.wire import native
 from dduomq.wire.batch import HEADER_BYTES, SEQUENCE_MAX, set_producer
+from dduomq.wire.cluster_errors import PeerUnavailable
 from dduomq.wire.compress import Compression
 from dduomq.wire.records import BatchBuilder, size_of
 
 IN_FLIGHT_MAX = 5
 # After these a batch may be in the log: it may have been written before the broker had to give up on it.
-MAYBE_STORED = (OutcomeUnknown, NetworkError, StorageError, LeaderNotAvailable, NodeStopping, UnknownServerError)
+# A leader that is none any more does not know what its successor has of what it had written.
+MAYBE_STORED = (
+    OutcomeUnknown, NetworkError, StorageError, LeaderNotAvailable, NotLeader, NodeStopping, PeerUnavailable,
+    UnknownServerError,
+)  # fmt: skip
 
 
 class Item:
@@ -108,6 +115,7 @@ class PartitionQueue:
         "_trouble",
         "batch_bytes",
         "batch_bytes_max",
+        "is_held",
         "needs_epoch",
         "not_before",
         "partition",
@@ -125,6 +133,7 @@ class PartitionQueue:
         self.waiting_bytes = 0
         self.needs_epoch = True
         self.not_before = 0.0
+        self.is_held = False
         self._compression = compression
         self._open: deque[Item] = deque()
         self._open_bytes = 0
@@ -187,7 +196,7 @@ class PartitionQueue:
 
     def next_batch(self, now: float) -> Batch | None:
         """The batch that is to be sent now, None when there is none or it must wait."""
-        if now < self.not_before or self.needs_epoch:
+        if now < self.not_before or self.needs_epoch or self.is_held:
             return None
         if self._retrying:
             return None if self._in_flight else self._send(self._retrying.pop(0))
@@ -198,6 +207,25 @@ class PartitionQueue:
             if self._open and (is_full or not self._in_flight):
                 self._seal_one()
         return self._send(self._ready.popleft()) if self._ready else None
+
+    def may_send(self, now: float) -> bool:
+        """Whether it is worth while to reach the leader."""
+        return not (now < self.not_before or self.needs_epoch or self.is_held) and self.has_work
+
+    @property
+    def has_in_flight(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._in_flight)
+
+    def hinder(self, error: DduomqError, until: float) -> None:
+        """Nothing could leave, for this reason; the next try is to wait so long."""
+        self._trouble = error
+        self.not_before = max(self.not_before, until)
+
+    def welcome(self) -> None:
+        """Another node leads: there is nothing to wait for any more, but for an identity."""
+        if self.not_before != float("inf"):
+            self.not_before = 0.0
 
     @property
     def may_identify(self) -> bool:

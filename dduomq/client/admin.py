@@ -1,8 +1,9 @@
 """Topics and their settings, from a client; with what it inherits, all that an operator does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dduomq.client.cluster_admin import ClusterAdmin
 from dduomq.client.consumer import Start, find_offset
 from dduomq.client.delay_admin import DelayAdmin
 from dduomq.client.group_admin import GroupAdmin
@@ -14,7 +15,7 @@ from dduomq.wire import native
 TIMEOUT_MS = 30_000
 
 
-class Admin(GroupAdmin, DelayAdmin, ScheduleAdmin, LetterAdmin):
+class Admin(GroupAdmin, DelayAdmin, ScheduleAdmin, LetterAdmin, ClusterAdmin):
     """What an operator's tool needs; every method raises the broker's error."""
 
     async def _one(self, body: object, answer: type) -> Any:
@@ -29,9 +30,11 @@ class Admin(GroupAdmin, DelayAdmin, ScheduleAdmin, LetterAdmin):
         replication: int = 0,
         config: Mapping[str, str] | None = None,
         validate_only: bool = False,
+        assignment: Sequence[Sequence[int]] = (),
     ) -> native.TopicMetadata:
-        """Make a topic; 0 means the broker's default."""
-        body = native.CreateTopic(name, partitions, replication, dict(config or {}), validate_only)
+        """Make a topic; 0 means the broker's default. `assignment`: the replicas of each partition, by hand."""
+        places = tuple(map(tuple, assignment))
+        body = native.CreateTopic(name, partitions, replication, dict(config or {}), validate_only, places)
         created: native.TopicMetadata = await self._one(body, native.TopicMetadata)
         return created
 

@@ -56,7 +56,7 @@ class Client(ReadingClient):
         self._options = options
         self._producer = self._make_producer(options)
         self._oneway: Producer | None = None
-        self.admin = Admin(wire.ask, wall_ms)
+        self.admin = Admin(wire.ask_surely, wall_ms)
 
     def _make_producer(self, options: ProducerOptions) -> Producer:
         return Producer(options, wire=self._wire, refresh=self._topic, strategy=self._strategy, rng=self._rng)
@@ -211,7 +211,10 @@ async def connect(
     rng: Random | None = None,
     wall_ms: Callable[[], int] = lambda: time_ns() // 1_000_000,
 ) -> AsyncIterator[Client]:
-    """A client of the node, or nodes, at `address`. Times are seconds, sizes bytes.
+    """A client of the node, or the cluster, at `address`. Times are seconds, sizes bytes.
+
+    `address`: of one node, or of several with commas between them: any that answers tells of the others, so that one
+    that is down then, or later, is not missed.
 
     Leaving the block awaits what was handed over. Raises `NetworkError` when nobody answers, `UsageError` for
     arguments that make no sense.
@@ -242,13 +245,13 @@ async def connect(
     async with flat_tasks() as tasks:
         wire.tasks = background = Background(tasks)
         try:
-            await wire.connection()
+            await wire.start()
             client.start()
             yield client
             with anyio.move_on_after(CLOSE_TIMEOUT_S):
                 await client.flush()
         finally:
-            wire.is_closed = True
+            wire.close()
             background.end()
 
 

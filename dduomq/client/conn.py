@@ -8,7 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
@@ -37,6 +37,7 @@ class Transport(Protocol):
 
 
 Dial: TypeAlias = Callable[[str, int], Awaitable[Transport]]
+E = TypeVar("E", bound=DduomqError)
 BROKEN = (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream)
 
 
@@ -129,12 +130,17 @@ class AnswerStream:
             with suppress(DduomqError):
                 await self._connection.tell(body, 1_000, ())
 
-    async def end(self, last_word: object) -> None:
-        """Nobody reads it any more: whatever still comes is dropped, and the broker is told."""
+    @property
+    def node_id(self) -> int:
+        """Who sends it."""
+        return self._connection.node_id
+
+    async def end(self, last_word: object, error: DduomqError | None = None) -> None:
+        """Nobody reads it any more: whatever still comes is dropped, and the broker is told. `error`: why it ended."""
         if self.error is None:
             self._connection.forget(self.correlation)
             self.frames.clear()
-            self.fail(UsageError("this stream was ended"))
+            self.fail(error or UsageError("this stream was ended"))
             with suppress(DduomqError):
                 await self._connection.tell(last_word, 1_000, ())
 
@@ -142,13 +148,15 @@ class AnswerStream:
 class Pending:
     """A request that has left. `wait` for its answer, once."""
 
-    __slots__ = ("_connection", "_correlation", "_timeout_ms", "_waiting")
+    __slots__ = ("_connection", "_correlation", "_heard", "_timeout_ms", "_waiting", "on_error")
 
     def __init__(self, connection: "Connection", correlation: int, waiting: _Waiting, timeout_ms: int) -> None:
         self._connection = connection
         self._correlation = correlation
         self._waiting = waiting
         self._timeout_ms = timeout_ms
+        self._heard = connection.heard
+        self.on_error: Callable[[DduomqError], object] | None = None  # who keeps the way to the node wants to know
 
     async def wait(self) -> tuple[Any, memoryview]:
         """(the answer's plain body, its payload). Raises the broker's error, or `OutcomeUnknown`."""
@@ -159,10 +167,22 @@ class Pending:
                 with anyio.move_on_after(self._timeout_ms / 1000) as scope:
                     await waiting.event.wait()
                 if scope.cancelled_caught:
-                    raise OutcomeUnknown(f"{self._connection.address} gave no answer in {self._timeout_ms} ms")
+                    raise self.late(f"{self._connection.address} gave no answer in {self._timeout_ms} ms")
         finally:
             self.forget()
         return self.answer()
+
+    def late(self, text: str) -> OutcomeUnknown:
+        """Its time is over, and nobody waits any more: the error to raise."""
+        self.forget()
+        if self._connection.heard == self._heard:
+            self._connection.is_silent = True
+        return self._failed(OutcomeUnknown(text))
+
+    def _failed(self, error: E) -> E:
+        if self.on_error is not None:
+            self.on_error(error)
+        return error
 
     @property
     def is_answered(self) -> bool:
@@ -183,14 +203,18 @@ class Pending:
         """What `wait` gives, now."""
         waiting = self._waiting
         if waiting.error is not None:
-            raise waiting.error
+            raise self._failed(waiting.error)
         if waiting.code:
-            raise from_code(waiting.code, waiting.message or "")
+            raise self._failed(from_code(waiting.code, waiting.message or ""))
         return waiting.body, waiting.payload
 
 
 class Connection:
-    """See the file's head. `run` must live in a task group as long as the connection is used."""
+    """See the file's head. `run` must live in a task group as long as the connection is used.
+
+    `node_id` is known after `greet`. `heard` counts what has come; `is_silent`: a request's time has run out since
+    anything came, so who can ask another node does.
+    """
 
     def __init__(self, transport: Transport, address: str) -> None:
         self._transport = transport
@@ -198,13 +222,29 @@ class Connection:
         self._waiting: dict[int, _Waiting | AnswerStream] = {}
         self._numbers = itertools.count(1)
         self._lock = anyio.Lock()
+        self._scope = anyio.CancelScope()
         self.broken: DduomqError | None = None
+        self.node_id = -1
+        self.heard = 0
+        self.is_silent = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is to come."""
+        return bool(self._waiting)
 
     async def greet(self, client: str) -> native.HelloAnswer:
         """Say hello; to be called while `run` runs."""
         await self._transport.send(frame.MAGIC)
         answer, _ = await self.ask(native.Hello(native.PROTOCOL_VERSION, client), 10_000)
-        return native.from_plain(native.HelloAnswer, answer)
+        hello = native.from_plain(native.HelloAnswer, answer)
+        self.node_id = hello.node_id
+        return hello
+
+    def end(self, error: DduomqError) -> None:
+        """It is not wanted any more; what still waits fails."""
+        self._break(error)
+        self._scope.cancel()
 
     async def ask(self, body: object, timeout_ms: int, payload: Sequence[Buffer] = ()) -> tuple[Any, memoryview]:
         """(the answer's plain body, its payload). Raises the broker's error, `NetworkError`, `OutcomeUnknown`."""
@@ -269,13 +309,10 @@ class Connection:
 
     async def run(self) -> None:
         """Receive answers until the connection ends; then fail whatever still waits."""
-        buffer, need = bytearray(), frame.PREFIX_BYTES
         try:
-            while data := await self._transport.receive(RECEIVE_BYTES):
-                buffer += data
-                if len(buffer) >= need:
-                    buffer, need = self._cut(buffer)
-            self._break(NetworkError(f"{self.address} closed the connection"))
+            with self._scope:
+                await self._receive()
+                self._break(NetworkError(f"{self.address} closed the connection"))
         except BROKEN as error:
             self._break(NetworkError(f"the connection to {self.address} broke: {_text(error)}"))
         except DduomqError as error:
@@ -284,6 +321,15 @@ class Connection:
             self._break(NetworkError(f"the connection to {self.address} is closed"))
             with anyio.CancelScope(shield=True), anyio.move_on_after(1):
                 await self._transport.aclose()
+
+    async def _receive(self) -> None:
+        buffer, need = bytearray(), frame.PREFIX_BYTES
+        while data := await self._transport.receive(RECEIVE_BYTES):
+            self.heard += 1
+            self.is_silent = False
+            buffer += data
+            if len(buffer) >= need:
+                buffer, need = self._cut(buffer)
 
     def _cut(self, buffer: bytearray) -> tuple[bytearray, int]:
         """Hand on the whole answers in `buffer`; (what is left of it, how much the next one needs)."""

@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 
 import anyio
 
+from dduomq.client.fetching import Came, Fetching
 from dduomq.client.record import Record
+from dduomq.client.wire import Wire
 from dduomq.errors import CorruptMessage, DduomqError, OffsetOutOfRange, UsageError, from_code
 from dduomq.wire import native
 from dduomq.wire.batch import BatchHeader, is_whole, iter_headers
@@ -141,7 +143,8 @@ async def _list_one(ask: Ask, topic: str, partition: int, timestamp: int, timeou
 class Reader:
     """Follows partitions of a topic: `async for record in reader`, or `pull`, or `batches`.
 
-    Each fetch asks for all partitions; `seek` moves one. Not tied to a group: nobody's progress changes.
+    Each fetch asks for all partitions, each where it is led; `seek` moves one. Not tied to a group: nobody's progress
+    changes.
     """
 
     def __init__(
@@ -149,8 +152,7 @@ class Reader:
         topic: str,
         positions: dict[int, int],
         *,
-        ask: Ask,
-        reconnect: Callable[[], Awaitable[None]],
+        wire: Wire,
         deserialize: Callable[[Any], Any] | None,
         isolation: int,
         max_bytes: int,
@@ -161,8 +163,8 @@ class Reader:
         self._filter = filter
         self.topic = topic
         self._decoders = {p: Decoder(topic, p, offset, deserialize) for p, offset in positions.items()}
-        self._ask = ask
-        self._reconnect = reconnect
+        self._wire = wire
+        self._fetching = Fetching(wire, topic)
         self._isolation = isolation
         self._max_bytes = max_bytes
         self._wait_s = wait_s
@@ -187,7 +189,7 @@ class Reader:
     async def seek_to(self, start: Start, partition: int | None = None) -> None:
         """Go on from an offset, a time, 'earliest' or 'latest', in one partition or all."""
         for at in [partition] if partition is not None else list(self._decoders):
-            self.seek(at, await find_offset(self._ask, self.topic, at, start, REQUEST_GRACE_MS))
+            self.seek(at, await find_offset(self._wire.ask_surely, self.topic, at, start, REQUEST_GRACE_MS))
 
     def pause(self, partition: int) -> None:
         """Fetch nothing from it until `resume`."""
@@ -211,22 +213,30 @@ class Reader:
         if not asked:
             await anyio.sleep(wait_ms / 1000)
             return []
-        parts = tuple(native.FetchPart(self.topic, p, self._decoders[p].position, self._max_bytes) for p in asked)
-        body = native.Fetch(wait_ms, 1, self._max_bytes, self._isolation, parts, self._filter)
-        plain, payload = await self._ask(body, wait_ms + REQUEST_GRACE_MS)
-        return self._decode(asked, native.from_plain(native.Fetched, plain), payload)
 
-    def _decode(self, asked: list[int], fetched: native.Fetched, payload: memoryview) -> list[Record]:
+        def make(partitions: Sequence[int]) -> native.Fetch:
+            parts = [native.FetchPart(self.topic, p, self._decoders[p].position, self._max_bytes) for p in partitions]
+            return native.Fetch(wait_ms, 1, self._max_bytes, self._isolation, tuple(parts), self._filter)
+
+        return self._decode(await self._fetching.next(asked, make))
+
+    def _decode(self, came: Sequence[Came]) -> list[Record]:
         records: list[Record] = []
         failure: DduomqError | None = None
-        at = 0
-        for partition, part in zip(asked, fetched.parts, strict=True):
-            if part.code:
-                failure = failure or from_code(part.code, part.message or "")
-                continue
-            self.high_watermarks[partition] = part.high_watermark
-            records += self._decoders[partition].decode(payload[at : at + part.size], part.aborted)
-            at += part.size
+        for one in came:
+            at = 0
+            failure = failure or one.error
+            for asked, part in zip(one.parts, one.fetched.parts if one.fetched else (), strict=one.fetched is not None):
+                data = one.payload[at : at + part.size]
+                at += part.size
+                decoder = self._decoders[asked.partition]
+                if decoder.position != asked.offset or asked.partition in self._paused:
+                    continue  # it has been moved, or halted, since it was asked for
+                if part.code:
+                    failure = failure or from_code(part.code, part.message or "")
+                    continue
+                self.high_watermarks[asked.partition] = part.high_watermark
+                records += decoder.decode(data, part.aborted)
         if failure is not None and not records:
             raise failure
         if self._on_consume is not None:
@@ -262,7 +272,7 @@ class Reader:
             if not error.retriable:
                 raise
             await anyio.sleep(RETRY_PAUSE_S)
-            await self._reconnect()
+            await self._wire.reconnect()
             return []
 
     def __aiter__(self) -> "Reader":

@@ -96,7 +96,7 @@ async def consuming(
                 credits=settings.credits, isolation=settings.isolation, filter=settings.filter,
                 latest_only=settings.latest_only, skip_damaged=settings.skip_damaged,
             ),
-            connection=wire.connection, tasks=tasks, shown=shown,
+            wire=wire, tasks=tasks, shown=shown,
         )  # fmt: skip
         life: Life
         if settings.mode == "broadcast":
@@ -105,8 +105,12 @@ async def consuming(
             life = _member(settings, wire, feed, consumer, tasks, member_id, deserialize)
         feed.reset, feed.skipped = life.elsewhere, consumer.tell_skipped
         consumer.bind(feed, life)
-        async with consumer.living(tasks):
-            yield consumer
+        wire.on_routes[feed.follow_leaders] = None
+        try:
+            async with consumer.living(tasks):
+                yield consumer
+        finally:
+            del wire.on_routes[feed.follow_leaders]
 
 
 def _member(

@@ -6,17 +6,25 @@ them up; a stream that ends for a passing reason is opened again where it ended.
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
 
 import anyio
 import anyio.abc
 import attrs
 
-from dduomq.client.conn import AnswerStream, Connection
+from dduomq.client.conn import AnswerStream
 from dduomq.client.expiry import FOREVER, TimeToLive
 from dduomq.client.part import Part, TopicPartition
 from dduomq.client.record import Record
-from dduomq.errors import CorruptMessage, DduomqError, OffsetOutOfRange, UnknownTopicOrPartition, UsageError
+from dduomq.client.routing import LedBy
+from dduomq.client.wire import Wire
+from dduomq.errors import (
+    CorruptMessage,
+    DduomqError,
+    NotLeader,
+    OffsetOutOfRange,
+    UnknownTopicOrPartition,
+    UsageError,
+)
 from dduomq.wire import native
 from dduomq.wire.native_groups import Credit, Push
 
@@ -44,12 +52,12 @@ class Feed:
         self,
         options: FeedOptions,
         *,
-        connection: Callable[[], Any],
+        wire: Wire,
         tasks: anyio.abc.TaskGroup,
         shown: Callable[[Record], Record | None] | None,
     ) -> None:
         self._options = options
-        self._connection = connection
+        self._wire = wire
         self._tasks = tasks
         self.reset: Callable[[Part], Awaitable[int]]
         self.skipped: Callable[[Part], Awaitable[None]]
@@ -132,10 +140,11 @@ class Feed:
             topic_id=part.topic_id,
         )
         try:
-            connection: Connection = await self._connection()
+            connection = await self._wire.leader(topic, partition)
             with anyio.CancelScope(shield=True):  # one that has left must be known, or nobody could end it
                 stream = await connection.open_stream(push, on_frame)
         except DduomqError as error:
+            self._wire.heard(LedBy(topic, partition), error, None)
             return error
         assert stream is not None
         if part.is_closed or part.decoder.position != position:
@@ -144,7 +153,20 @@ class Feed:
         part.restart(stream)
         on_frame()
         await ended.wait()
-        return stream.error if part.stream is stream else None
+        if part.stream is not stream:
+            return None
+        if stream.error is not None:
+            self._wire.heard(LedBy(topic, partition), stream.error, None)
+        return stream.error
+
+    def follow_leaders(self) -> None:
+        """Leaders may be others now: streams of those that were it end, and begin anew where they ended."""
+        for part in self.parts.values():
+            leader, stream = self._wire.routes.leader(*part.id), part.stream
+            if stream is None or stream.error is not None or leader is None or leader.node_id == stream.node_id:
+                continue
+            last_word = Credit(stream.correlation, -1)
+            self._tasks.start_soon(stream.end, last_word, NotLeader(f"node {stream.node_id} leads it no more"))
 
     async def _go_on_elsewhere(self, part: Part) -> DduomqError | None:
         try:

@@ -157,9 +157,9 @@ class GroupLife:
         if pending.is_answered:
             pending.forget()
             return native.from_plain(GroupHeartbeatAnswer, pending.answer()[0])
-        pending.forget()
         if scope.cancelled_caught:
-            raise OutcomeUnknown("the coordinator gave no answer")
+            raise pending.late("the coordinator gave no answer")
+        pending.forget()
         return None
 
     async def _beat_failed(self, error: DduomqError) -> bool:

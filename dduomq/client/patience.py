@@ -12,6 +12,7 @@ from dduomq.errors import (
     CoordinatorNotAvailable,
     DduomqError,
     NetworkError,
+    NotCoordinator,
     Overloaded,
     WheelNotAvailable,
 )
@@ -20,6 +21,7 @@ from dduomq.wire import native
 T = TypeVar("T")
 TIMEOUT_MS = 30_000
 AGAIN_S = 0.1
+STARTING = (CoordinatorLoading, CoordinatorNotAvailable, NotCoordinator, Overloaded, WheelNotAvailable)
 
 
 class Patient:
@@ -36,7 +38,13 @@ class Patient:
             while True:
                 try:
                     plain, _ = await self._ask(body, timeout_ms)
-                except (CoordinatorLoading, CoordinatorNotAvailable, Overloaded, WheelNotAvailable) as error:
+                except (
+                    CoordinatorLoading,
+                    CoordinatorNotAvailable,
+                    NotCoordinator,
+                    Overloaded,
+                    WheelNotAvailable,
+                ) as error:
                     refusal = error
                     await anyio.sleep(AGAIN_S)
                 else:

@@ -1,29 +1,30 @@
-"""The sending side of a client: one task that makes requests of whatever waits.
+"""The sending side of a client: what waits for each partition, and a lane to each node that leads some.
 
-Always true: a request carries at most one batch of a partition; batches of many partitions share one; a record
-that was accepted ends in a result or an error by its delivery time-out; memory for waiting records is bounded.
+Always true: a record that was accepted ends in a result or an error by its delivery time-out; memory for waiting
+records is bounded; when a partition gets another leader nothing goes there before the old one has answered, or its
+time is over, so that order and sequences hold.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Generator
 from random import Random
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import anyio
 import anyio.abc
 import attrs
 
 from dduomq.client.accumulator import Batch, Item, PartitionQueue, seal
-from dduomq.client.conn import Pending
+from dduomq.client.conn import Connection
+from dduomq.client.lane import Lane
 from dduomq.client.partitioners import Strategy, by_key
 from dduomq.client.record import SendResult
+from dduomq.client.wire import Wire
 from dduomq.errors import DduomqError, OutcomeUnknown, UsageError, from_code
-from dduomq.ports import Buffer
 from dduomq.wire import native
 from dduomq.wire.compress import Compression
 
-REQUEST_BYTES_MAX = 8 * 1024 * 1024
 TICK_S = 0.25
+LOOKUP_S = 0.2
 
 
 @attrs.frozen
@@ -89,21 +90,8 @@ class Delivery:
         return self.wait().__await__()
 
 
-Batches: TypeAlias = list[tuple[PartitionQueue, Batch]]
-
-
-class Wire(Protocol):
-    """How the producer reaches the broker: the client's connection, made again when it breaks."""
-
-    async def ask(self, body: object, timeout_ms: int) -> tuple[Any, memoryview]: ...
-
-    async def post(self, body: object, timeout_ms: int, payload: Sequence[Buffer] = ()) -> Pending: ...
-
-    async def tell(self, body: object, timeout_ms: int, payload: Sequence[Buffer]) -> None: ...
-
-
 class Producer:
-    """Made by the client. `run` is its one task."""
+    """Made by the client. `run` lives as long as it does, with a lane for each node that leads anything."""
 
     def __init__(
         self,
@@ -120,13 +108,16 @@ class Producer:
         self._strategy = strategy
         self._rng = rng
         self._topics: dict[str, list[PartitionQueue]] = {}
-        self._active: dict[PartitionQueue, None] = {}
-        self._wake = anyio.Event()
+        self._lanes: dict[int | None, Lane] = {}
+        self._homes: dict[PartitionQueue, Lane] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
         self._room: anyio.Event | None = None
         self._empty: anyio.Event | None = None
         self._waiting_bytes = 0
-        self._outstanding: dict[Pending, tuple[Batches, float]] = {}
         self._closed: DduomqError | None = None
+        self.acks = options.acks
+        self.request_timeout_s = options.request_timeout_s
+        self.linger_s = options.linger_s
 
     # --- taking records -----------------------------------------------------------------------------
 
@@ -138,12 +129,10 @@ class Producer:
             found = self._topics.setdefault(topic, [])
             options, limit = self._options, metadata.max_message_bytes
             for at in range(len(found), len(metadata.partitions)):
-                found.append(PartitionQueue(topic, at, options.compression, options.batch_bytes, limit))
+                queue = PartitionQueue(topic, at, options.compression, options.batch_bytes, limit)
+                found.append(queue)
+                self._bring_home(queue)
         return found
-
-    def forget(self, topic: str) -> None:
-        """Look the topic up again at its next record."""
-        self._topics.pop(topic, None)
 
     def choose(self, queues: list[PartitionQueue], key: bytes | None, partition: int | None) -> PartitionQueue:
         count = len(queues)
@@ -191,146 +180,135 @@ class Producer:
 
     def _changed(self, queue: PartitionQueue, added: int) -> None:
         self._waiting_bytes += added
-        self._active[queue] = None
-        self._wake.set()
+        lane = self._homes[queue]
+        lane.active[queue] = None
+        lane.wake()
 
     async def flush(self) -> None:
         """Wait until everything handed over has ended in a result or an error."""
-        while self._active:
+        while any(lane.active for lane in self._lanes.values()):
             if self._empty is None:
                 self._empty = anyio.Event()
             await self._empty.wait()
 
-    # --- sending ------------------------------------------------------------------------------------
+    # --- lanes --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Send until cancelled; then fail whatever still waits."""
+        self._wire.on_routes[self.bring_all_home] = None
         try:
-            async with anyio.create_task_group() as requests:
-                requests.start_soon(self._tick)
-                while True:
-                    await self._wake.wait()
-                    self._wake = anyio.Event()
-                    if self._options.linger_s:
-                        await anyio.sleep(self._options.linger_s)
-                    await self._send_what_waits(requests)
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                for lane in self._lanes.values():
+                    tasks.start_soon(lane.run)
+                tasks.start_soon(self._tick)
         finally:
+            del self._wire.on_routes[self.bring_all_home]
             self._closed = UsageError("this client is closed: its `with` block has ended")
-            for queue in list(self._active):
-                queue.fail_all(OutcomeUnknown("the client was closed before an answer came"))
-            self._active.clear()
-            self._tidy()
+            error = OutcomeUnknown("the client was closed before an answer came")
+            for lane in self._lanes.values():
+                lane.close(lambda queue: queue.fail_all(error))
+            self.tidy()
 
-    async def _send_what_waits(self, requests: anyio.abc.TaskGroup) -> None:
-        """Requests leave one after another, so that a partition's batches arrive in their order."""
-        now = anyio.current_time()
-        for queue in list(self._active):
-            queue.expire(now)
-            if queue.may_identify:
-                queue.needs_epoch = False
-                if self._options.idempotent and self._options.acks:
-                    queue.not_before = float("inf")
-                    requests.start_soon(self._identify, queue)
-        while batches := self._take_batches(now):
-            await self._post_one(batches)
-        self._tidy()
+    def bring_all_home(self) -> None:
+        """Leaders may be others now."""
+        for queue in list(self._homes):
+            self._bring_home(queue)
 
-    def _take_batches(self, now: float) -> Batches:
-        """At most one batch of each queue, as many as a request may carry."""
-        batches: Batches = []
-        size = 0
-        for queue in self._active:
-            if size >= REQUEST_BYTES_MAX:
-                break
-            batch = queue.next_batch(now)
-            if batch is not None:
-                batches.append((queue, batch))
-                size += len(batch.data)
-        return batches
+    def settled(self, queue: PartitionQueue) -> None:
+        """A queue that was held has one batch less under way."""
+        self._bring_home(queue)
 
-    async def _post_one(self, batches: Batches) -> None:
-        parts = tuple(native.ProducePart(queue.topic, queue.partition, len(b.data)) for queue, b in batches)
-        body = native.Produce(self._options.acks, parts)
-        timeout_ms = int(self._options.request_timeout_s * 1000)
-        payload = [batch.data for _, batch in batches]
-        try:
-            if self._options.acks:
-                pending = await self._wire.post(body, timeout_ms, payload)
-                self._outstanding[pending] = (batches, anyio.current_time() + self._options.request_timeout_s)
-                pending.call(partial(self._settle, pending))
-                return
-            await self._wire.tell(body, timeout_ms, payload)
-        except DduomqError as error:
-            self._fail(batches, error)
+    def _bring_home(self, queue: PartitionQueue) -> None:
+        """Let its batches go to its partition's leader; but nothing, while the old one has not answered."""
+        leader = self._wire.routes.leader(queue.topic, queue.partition)
+        lane = self._lane(None if leader is None else leader.node_id)
+        before = self._homes.get(queue)
+        queue.is_held = before is not None and before is not lane and queue.has_in_flight
+        if before is lane or queue.is_held:
             return
-        for queue, batch in batches:
-            queue.succeeded(batch, native.ProducedPart(0, None, -1, -1, -1, "none"))
+        self._homes[queue] = lane
+        queue.welcome()
+        if before is not None and queue in before.active:
+            del before.active[queue]
+            lane.active[queue] = None
+            lane.wake()
+
+    def _lane(self, node_id: int | None) -> Lane:
+        found = self._lanes.get(node_id)
+        if found is None:
+            found = self._lanes[node_id] = Lane(node_id, self)
+            if self._tasks is not None:
+                self._tasks.start_soon(found.run)
+        return found
+
+    # --- for the lanes ------------------------------------------------------------------------------
+
+    def live(self, node_id: int) -> Connection | None:
+        """The connection to a node, if there is one that works."""
+        return self._wire.nodes.live(node_id)
+
+    async def reach(self, node_id: int) -> Connection:
+        """The same, made if need be. Raises `NetworkError`."""
+        return await self._wire.nodes.node(node_id)
+
+    def doubt(self, topic: str) -> None:
+        """Who leads it is to be looked up again."""
+        self._wire.doubt(topic)
+
+    @property
+    def lookup_s(self) -> float:
+        """So long nobody is asked again who may lead no more: meanwhile it is known who does."""
+        return LOOKUP_S if self._wire.routes.is_cluster else 0.0
+
+    def identify(self, queue: PartitionQueue) -> None:
+        """A producer identity for a partition is wanted, or a new epoch of it."""
+        queue.needs_epoch = False
+        if self._options.idempotent and self._options.acks:
+            queue.not_before = float("inf")
+            assert self._tasks is not None
+            self._tasks.start_soon(self._identify, queue)
 
     async def _identify(self, queue: PartitionQueue) -> None:
-        """Get a producer identity for a partition, or a new epoch of it."""
         timeout_ms = int(self._options.request_timeout_s * 1000)
         try:
             body, _ = await self._wire.ask(native.InitProducer(*queue.identity), timeout_ms)
             given = native.from_plain(native.ProducerIdentity, body)
             queue.identify(given.producer_id, given.producer_epoch)
             queue.not_before = 0.0
-        except DduomqError:
+        except DduomqError as error:
             queue.needs_epoch = True
-            queue.not_before = anyio.current_time() + self._backoff(1)
-        self._wake.set()
+            queue.not_before = 0.0
+            queue.hinder(error, anyio.current_time() + self.backoff(1))
+        self._homes[queue].wake()
 
     async def _tick(self) -> None:
         """Back-offs, delivery times and requests without an answer: looked at every `TICK_S`."""
         while True:
             await anyio.sleep(TICK_S)
             now = anyio.current_time()
-            for pending, (batches, deadline) in list(self._outstanding.items()):
-                if deadline <= now:
-                    del self._outstanding[pending]
-                    pending.forget()
-                    self._fail(batches, OutcomeUnknown("the broker gave no answer in the request's time"))
-            if self._active:
-                self._wake.set()
+            for lane in list(self._lanes.values()):
+                lane.look_at_the_clock(now)
+            self.tidy()
 
-    def _settle(self, pending: Pending) -> None:
-        """Hand a request's answer to its batches."""
-        batches, _ = self._outstanding.pop(pending)
-        pending.forget()
-        try:
-            plain, _ = pending.answer()
-            answers = native.from_plain(native.Produced, plain).parts
-        except DduomqError as error:
-            self._fail(batches, error)
-            return
-        for (queue, batch), answer in zip(batches, answers, strict=True):
-            if answer.code:
-                self._fail([(queue, batch)], from_code(answer.code, answer.message or ""))
-            else:
-                queue.succeeded(batch, answer)
-        self._wake.set()
-        self._tidy()
-
-    def _fail(self, batches: Batches, error: DduomqError) -> None:
-        now = anyio.current_time()
-        for queue, batch in batches:
-            queue.failed(batch, error, now, self._backoff(batch.retries + 1))
-        self._wake.set()
-        self._tidy()
-
-    def _backoff(self, retries: int) -> float:
+    def backoff(self, retries: int) -> float:
         """Exponential with jitter: between half of the pause and the whole."""
         options = self._options
         pause = min(options.retry_backoff_s * 2 ** min(retries - 1, 16), options.retry_backoff_max_s)
         return float(pause * (0.5 + self._rng.random() / 2))
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Forget the queues that are done; tell who waits for room or for the end."""
-        for queue in [queue for queue in self._active if queue.is_empty]:
-            del self._active[queue]
-        self._waiting_bytes = sum(queue.waiting_bytes for queue in self._active)
-        if self._room is not None and self._waiting_bytes < self._options.buffer_bytes:
+        waiting, is_empty = 0, True
+        for lane in self._lanes.values():
+            for queue in [queue for queue in lane.active if queue.is_empty]:
+                del lane.active[queue]
+            waiting += sum(queue.waiting_bytes for queue in lane.active)
+            is_empty = is_empty and not lane.active
+        self._waiting_bytes = waiting
+        if self._room is not None and waiting < self._options.buffer_bytes:
             self._room.set()
             self._room = None
-        if self._empty is not None and not self._active:
+        if self._empty is not None and is_empty:
             self._empty.set()
             self._empty = None

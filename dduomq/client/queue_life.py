@@ -18,7 +18,7 @@ from dduomq.client.queue_record import QueuePlace, QueueRecord, Word
 from dduomq.client.queue_words import Words
 from dduomq.client.record import Record
 from dduomq.client.returned import restore
-from dduomq.errors import DduomqError, NetworkError, OutcomeUnknown, UnknownTopicOrPartition, from_code
+from dduomq.errors import DduomqError, NetworkError, UnknownTopicOrPartition, from_code
 from dduomq.ids import RETRY
 from dduomq.wire import native
 from dduomq.wire.native_groups import JOIN, LEAVE
@@ -154,7 +154,7 @@ class QueueLife:
             if is_answered:
                 return native.from_plain(QueueHeartbeatAnswer, pending.answer()[0])
             if scope.cancelled_caught:
-                raise OutcomeUnknown("the coordinator gave no answer")
+                raise pending.late("the coordinator gave no answer")
         except DduomqError:
             self._is_in_doubt = self._is_in_doubt or is_in_doubt
             raise

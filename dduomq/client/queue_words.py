@@ -12,8 +12,17 @@ import attrs
 
 from dduomq.client.consumer import Ask
 from dduomq.client.queue_record import QueuePlace, Word
-from dduomq.errors import CoordinatorNotAvailable, DduomqError, NetworkError, OutcomeUnknown, RecordNotHeld, from_code
+from dduomq.errors import (
+    CoordinatorNotAvailable,
+    DduomqError,
+    NetworkError,
+    NotCoordinator,
+    OutcomeUnknown,
+    RecordNotHeld,
+    from_code,
+)
 from dduomq.wire import native
+from dduomq.wire.cluster_errors import PeerUnavailable
 from dduomq.wire.native_queue import ACCEPT, REJECT, RENEW, RecordEnding, RecordsSettled, SettlePart, SettleRecords
 
 WORDS_MAX = 10_000  # in one request
@@ -157,7 +166,7 @@ class Words:
 def _note_tries(words: Iterable[Word], error: DduomqError) -> None:
     """They may have been heard, and stored."""
     for word in words:
-        word.tries += isinstance(error, OutcomeUnknown | CoordinatorNotAvailable)
+        word.tries += isinstance(error, OutcomeUnknown | CoordinatorNotAvailable | NotCoordinator | PeerUnavailable)
 
 
 def _note_renewals(words: Iterable[Word], sent_at: float) -> None:

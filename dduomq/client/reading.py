@@ -6,6 +6,8 @@ from datetime import datetime
 from random import Random
 from typing import Any, Literal
 
+import anyio
+
 from dduomq.client.consumer import Decoder, Reader, Start, fetch_next, find_offset
 from dduomq.client.consuming import ConsumerSettings, consuming
 from dduomq.client.group import Callback, Consumer
@@ -16,8 +18,10 @@ from dduomq.client.record import Record
 from dduomq.client.retrying import RETRY_LADDER, Delay
 from dduomq.client.serializers import AUTO, Serializer
 from dduomq.client.wire import Wire
-from dduomq.errors import UsageError, from_code
+from dduomq.errors import LeaderNotAvailable, UsageError, from_code
 from dduomq.wire import native
+
+AGAIN_S = 0.1
 
 
 class ReadingClient:
@@ -43,13 +47,19 @@ class ReadingClient:
         self._wall_ms = wall_ms
 
     async def _topic(self, name: str) -> native.TopicMetadata:
-        """The topic's metadata; it is made on first use where the broker allows it."""
+        """The topic's metadata; it is made on first use where the broker allows it, and then waited for."""
         body = native.Metadata((name,), self._auto_create)
-        plain, _ = await self._wire.ask(body, self._timeout_ms)
-        topic = native.from_plain(native.MetadataAnswer, plain).topics[0]
-        if topic.code:
-            raise from_code(topic.code, topic.message or "")
-        return topic
+        deadline = anyio.current_time() + self._timeout_ms / 1000
+        while True:
+            plain, _ = await self._wire.ask(body, self._timeout_ms)
+            topic = native.from_plain(native.MetadataAnswer, plain).topics[0]
+            if topic.code:
+                raise from_code(topic.code, topic.message or "")
+            if topic.partitions:
+                return topic
+            if anyio.current_time() >= deadline:
+                raise LeaderNotAvailable(f"topic {name!r} is only just being made; try again")
+            await anyio.sleep(AGAIN_S)
 
     async def pull(
         self,
@@ -69,12 +79,12 @@ class ReadingClient:
 
         [] when there are none after `wait` seconds.
         """
-        start = await find_offset(self._wire.ask, topic, partition, offset, self._timeout_ms)
+        start = await find_offset(self._wire.ask_surely, topic, partition, offset, self._timeout_ms)
         decoder = Decoder(topic, partition, start, self._deserialize)
         while True:
             at = decoder.position
             found = await fetch_next(
-                self._wire.ask, decoder, max_bytes=max_bytes, wait_s=wait, isolation=_isolation(isolation),
+                self._wire.ask_surely, decoder, max_bytes=max_bytes, wait_s=wait, isolation=_isolation(isolation),
                 filter=filter,
             )  # fmt: skip
             records = self._shown(found)
@@ -111,12 +121,11 @@ class ReadingClient:
         positions = {}
         for partition in partitions:
             wanted = start.get(partition, "earliest") if isinstance(start, Mapping) else start
-            positions[partition] = await find_offset(self._wire.ask, topic, partition, wanted, 10_000)
+            positions[partition] = await find_offset(self._wire.ask_surely, topic, partition, wanted, 10_000)
         yield Reader(
             topic,
             positions,
-            ask=self._wire.ask,
-            reconnect=self._wire.reconnect,
+            wire=self._wire,
             deserialize=self._deserialize,
             isolation=_isolation(isolation),
             max_bytes=max_bytes,

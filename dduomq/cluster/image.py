@@ -20,6 +20,8 @@ NODES = "/nodes/"
 PARTITIONS = "/partitions/"
 CONTROLLER = "/controller"  # ephemeral: the number of the node that is it
 CONTROLLER_EPOCH = "/controller-epoch"
+ADMITTED = "/admitted"  # the epochs of the nodes whose registration the controller has dealt with
+DRAINING = "/draining/"  # <id>: an operator wants it to lead nothing; <id>.stop, ephemeral: it is about to stop
 NO_LEADER = -1
 _VERSION = 1
 
@@ -82,7 +84,8 @@ class NodeRecord:
     """A node that is alive: its key is ephemeral. The version of the key is the node's epoch (Kafka's broker epoch).
 
     `addresses`: the first is the one that the other nodes use. `lowest` and `highest`: the cluster versions that it
-    speaks. `is_draining`: it is to lead nothing, as it is about to stop.
+    speaks. `is_draining`: it is to lead nothing; that is not written here, since this would be a new registration, but
+    under `DRAINING`, and filled in by whoever reads both.
     """
 
     node_id: int
@@ -155,6 +158,16 @@ def decode_partition(data: bytes) -> PartitionRecord:
         raise UnsupportedVersion(f"a partition record has version {version}, written by a newer dduomq")
     plain: list[Any] = [tuple(field) if isinstance(field, list) else field for field in fields[:12]]
     return PartitionRecord(*plain)
+
+
+def decode_epochs(data: bytes) -> dict[int, int]:
+    """The value of `ADMITTED`."""
+    pairs: Any = decode_value(data)
+    return dict(pairs)
+
+
+def encode_epochs(epochs: Mapping[int, int]) -> bytes:
+    return encode_value([[node, epochs[node]] for node in sorted(epochs)])
 
 
 def encode_value(value: object) -> bytes:

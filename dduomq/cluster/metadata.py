@@ -67,6 +67,11 @@ class MetadataState:
                 changes.append(Changed(write.key, None, entry.revision))
         return changes
 
+    def restore(self, revision: int, values: Sequence[Versioned]) -> None:
+        """Be what another one was, versions and all."""
+        self.revision = revision
+        self._values = {value.key: value for value in values}
+
     def snapshot(self) -> Entry:
         """One entry that makes this whole state out of nothing, versions aside."""
         return Entry(self.revision, tuple(Put(v.key, v.value) for v in self.scan("")))

@@ -11,42 +11,13 @@ from typing import Any, Protocol, TypeAlias
 import attrs
 
 from dduomq.cluster.image import NodeRecord
-from dduomq.errors import DduomqError
 from dduomq.ports import Buffer
-
-
-class MetadataConflict(DduomqError):
-    """Somebody else changed the metadata first; nothing was applied."""
-
-    code = 1110
-    retriable = True
-
-
-class MetadataUnavailable(DduomqError):
-    """The metadata engine can't be reached; nothing was applied."""
-
-    code = 1111
-    retriable = True
-
-
-class MetadataUnknown(DduomqError):
-    """The metadata engine gave no answer; read again to see what holds."""
-
-    code = 1112
-    retriable = True
-
-
-class SessionLost(MetadataUnavailable):
-    """This node has no session with the metadata engine at the moment; nothing was applied."""
-
-    code = 1160
-
-
-class PeerUnavailable(DduomqError):
-    """Another node of the cluster can't be reached; whether it did what was asked is not known."""
-
-    code = 1161
-    retriable = True
+from dduomq.wire.cluster_errors import MetadataConflict as MetadataConflict
+from dduomq.wire.cluster_errors import MetadataUnavailable as MetadataUnavailable
+from dduomq.wire.cluster_errors import MetadataUnknown as MetadataUnknown
+from dduomq.wire.cluster_errors import PeerNotReached as PeerNotReached
+from dduomq.wire.cluster_errors import PeerUnavailable as PeerUnavailable
+from dduomq.wire.cluster_errors import SessionLost as SessionLost
 
 
 @attrs.frozen
@@ -149,12 +120,15 @@ class PeerLink(Protocol):
     async def request(
         self, body: object, payload: Sequence[Buffer] = (), *, timeout_s: float
     ) -> tuple[Any, memoryview]:
-        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`."""
+        """The answer and its payload. Raises the error that the other node gave, or `PeerUnavailable`.
 
-    def send(self, body: object) -> bool:
+        `PeerNotReached` when nothing was sent.
+        """
+
+    def send(self, body: object, payload: Sequence[Buffer] = ()) -> bool:
         """One way, without an answer; False if it was dropped, as the link is down or has too much to carry."""
 
 
 class PeerLinks(Protocol):
     def link(self, node_id: int) -> PeerLink:
-        """Raises `PeerUnavailable` for a node that nobody knows."""
+        """Raises `PeerNotReached` for a node that nobody knows."""

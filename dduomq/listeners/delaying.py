@@ -11,7 +11,7 @@ import trio
 
 from dduomq.actors.actor import Reply, ask
 from dduomq.actors.partition_messages import Acked
-from dduomq.actors.router import TopicRoute
+from dduomq.actors.routes import TopicRoute
 from dduomq.actors.wheel_messages import Confirm, Park, ParkedMessages, Unpark
 from dduomq.delay.records import NEW, NO_ORIGIN, Parked, Target
 from dduomq.delay.split import Wish, may_have_wishes, split

@@ -42,13 +42,14 @@ class Wanted:
 
 @attrs.frozen
 class Wish:
-    """A whole fetch, whichever protocol it came by."""
+    """A whole fetch, whichever protocol it came by. `is_anywhere`: also of what other nodes lead."""
 
     parts: Sequence[Wanted]
     isolation: int
     min_bytes: int
     max_bytes: int
     max_wait_ms: int
+    is_anywhere: bool = False
 
 
 Found: TypeAlias = FetchPlan | DduomqError
@@ -109,7 +110,8 @@ async def ask_all(services: Services, context: Context, wish: Wish, watcher: Wat
         replies.append(reply)
         try:
             services.gate.admit(context, Operation.READ, part.topic)
-            mailbox = services.routes.partition(part.topic, part.partition)
+            find = services.routes.anywhere if wish.is_anywhere else services.routes.partition
+            mailbox = find(part.topic, part.partition)
         except DduomqError as error:
             reply.fail(error)
             continue
@@ -255,9 +257,9 @@ class OffsetWish:
 
 
 async def find_offsets(
-    services: Services, context: Context, wishes: Sequence[OffsetWish], isolation: int
+    services: Services, context: Context, wishes: Sequence[OffsetWish], isolation: int, *, is_anywhere: bool = False
 ) -> list[OffsetAt | DduomqError]:  # fmt: skip
-    """The offset or the error of each wish; all are asked before the first is awaited."""
+    """The offset or the error of each wish; all are asked before the first is awaited. `is_anywhere`: see `Wish`."""
     replies: list[Reply[OffsetAt]] = []
     for wish in wishes:
         reply: Reply[OffsetAt] = Reply()
@@ -266,7 +268,8 @@ async def find_offsets(
             services.gate.admit(context, Operation.DESCRIBE, wish.topic)
             if wish.timestamp_ms < MAX_TIMESTAMP:
                 raise InvalidRequest(f"{wish.timestamp_ms} is neither a time nor one of -1, -2, -3")
-            mailbox = services.routes.partition(wish.topic, wish.partition)
+            find = services.routes.anywhere if is_anywhere else services.routes.partition
+            mailbox = find(wish.topic, wish.partition)
         except DduomqError as error:
             reply.fail(error)
             continue

@@ -117,7 +117,7 @@ class LineSession:
         reply: Reply[Acked] = Reply()
         batch = PendingBatch(view, read_header(view))
         deadline = services.clock.monotonic() + TIMEOUT_S
-        mailbox = services.routes.partition(topic, partition)
+        mailbox = services.routes.anywhere(topic, partition)
         await mailbox.put(Append(batch=batch, deadline=deadline, reply=reply, size_bytes=len(view)))
         acked = await reply.wait()
         self._say(f"OK {topic}-{partition} offset {acked.base_offset}")
@@ -144,7 +144,7 @@ class LineSession:
 
     async def _first_offset(self, topic: str, partition: int) -> int:
         reply: Reply[OffsetAt] = Reply()
-        mailbox = self._services.routes.partition(topic, partition)
+        mailbox = self._services.routes.anywhere(topic, partition)
         await mailbox.put(FindOffset(timestamp_ms=EARLIEST, isolation=1, reply=reply))
         return (await reply.wait()).offset
 
@@ -173,7 +173,7 @@ class LineSession:
     async def _send_from(self, topic: str, partition: int, places: dict[int, int], watcher: Watcher) -> int:
         """Send what one partition has now; how many records."""
         reply: Reply[FetchPlan] = Reply()
-        mailbox = self._services.routes.partition(topic, partition)
+        mailbox = self._services.routes.anywhere(topic, partition)
         await mailbox.put(
             Fetch(
                 offset=places[partition],

@@ -10,30 +10,56 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 
-from dduomq.cluster.image import TopicRecord
-from dduomq.errors import CorruptMessage, DduomqError, InvalidRequest, Overloaded, UnknownServerError, WireError
+from dduomq.cluster.image import NO_LEADER, PartitionRecord, TopicRecord
+from dduomq.errors import (
+    CorruptMessage,
+    DduomqError,
+    InvalidRequest,
+    LeaderNotAvailable,
+    Overloaded,
+    UnknownServerError,
+    WireError,
+)
 from dduomq.limits import (
     FRAME_BYTES_MAX,
     FRAME_BYTES_MAX_UNGREETED,
     REQUESTS_IN_FLIGHT_MAX,
     STREAMS_PER_CONNECTION_MAX,
 )
-from dduomq.listeners import native_delay, native_groups, native_letters, native_queue, native_schedule
+from dduomq.listeners import (
+    native_cluster,
+    native_delay,
+    native_groups,
+    native_letters,
+    native_queue,
+    native_routes,
+    native_schedule,
+)
 from dduomq.listeners.admit import Context, Operation
 from dduomq.listeners.connection import Connection
 from dduomq.listeners.fetch import fetch, list_offsets
 from dduomq.listeners.frames import NATIVE, Frame, FrameCutter, FrameReader
+from dduomq.listeners.peer import PeerSession
 from dduomq.listeners.produce import PendingProduce, Result, append
 from dduomq.listeners.push import PushStream
 from dduomq.listeners.services import Services
-from dduomq.wire import frame, native
+from dduomq.wire import frame, native, peer
 from dduomq.wire import native_groups as native_wire
 from dduomq.wire.native_queue import TakeRecords
 
 SERVER = "dduomq"
 TIMEOUT_MS_MAX = 300_000
+
+
+class _IsPeer(Exception):
+    """It is another node that has come: the connection is handed on."""
+
+    def __init__(self, header: list[object]) -> None:
+        super().__init__()
+        self.header = header
 
 
 class NativeSession:
@@ -65,13 +91,26 @@ class NativeSession:
     async def run(self, nursery: trio.Nursery, first: bytes) -> None:
         """Serve until the client goes. Raises `WireError` for bytes that are not the protocol."""
         self._nursery = nursery
-        await FrameReader(self._connection, self._services.scratch, self._cutter, self._dispatch).run(first)
+        services = self._services
+        try:
+            await FrameReader(self._connection, services.scratch, self._cutter, self._dispatch).run(first)
+        except _IsPeer as found:
+            hello = found.header
+        else:
+            return
+        if services.peers is None:
+            raise WireError("this node is in no cluster")
+        await PeerSession(self._connection, services.peers).run(nursery, services.scratch, hello)
 
     # --- requests -----------------------------------------------------------------------------------
 
     async def _dispatch(self, request: Frame) -> None:
-        correlation, timeout_ms, body = native.read_request(frame.read_header(request.header))
+        header = frame.read_header(request.header)
+        if not self._greeted and peer.is_hello(header):
+            raise _IsPeer(header)
+        correlation, timeout_ms, body = native.read_request(header)
         if not self._greeted:
+            await self._services.ready.wait()
             self._greet(correlation, body)
             request.release()
             return
@@ -98,7 +137,7 @@ class NativeSession:
         self._cutter.frame_bytes_max = FRAME_BYTES_MAX
         self._context = Context("anonymous", body.client, self._context.listener, self._context.peer)
         answer = native.HelloAnswer(
-            native.PROTOCOL_VERSION, SERVER, services.node_id, services.cluster_id, FRAME_BYTES_MAX
+            native.PROTOCOL_VERSION, SERVER, services.node_id, services.cluster_id(), FRAME_BYTES_MAX
         )
         self._connection.send(frame.write(native.answer_header(correlation, answer)))
 
@@ -172,7 +211,7 @@ class NativeSession:
             if len(view) != part.size:
                 reply.fail(CorruptMessage(f"a part says it has {part.size} bytes, {len(view)} are left"))
                 continue
-            await append(self._services, self._context, part.topic, part.partition, view, deadline, reply)
+            await append(self._services, self._context, part.topic, part.partition, view, deadline, reply, body.acks)
 
 
 def _produced_part(result: Result) -> native.ProducedPart:
@@ -190,8 +229,7 @@ def _produced_part(result: Result) -> native.ProducedPart:
 def _topic_metadata(services: Services, record: TopicRecord) -> native.TopicMetadata:
     route = services.routes.table.get(record.name)
     settings = services.admin.settings_of(record) if route is None else route.settings
-    count = record.partitions if route is None else len(route.partitions)
-    partitions = tuple(native.PartitionMetadata(0, at, services.node_id, services.leader_epoch) for at in range(count))
+    partitions = () if route is None else tuple(map(_partition_metadata, route.records))
     return native.TopicMetadata(
         0,
         None,
@@ -203,6 +241,11 @@ def _topic_metadata(services: Services, record: TopicRecord) -> native.TopicMeta
         settings.message_ttl_ms,
         settings.message_ttl_action.value,
     )
+
+
+def _partition_metadata(record: PartitionRecord) -> native.PartitionMetadata:
+    code = LeaderNotAvailable.code if record.leader == NO_LEADER else 0
+    return native.PartitionMetadata(code, record.partition, record.leader, record.leader_epoch)
 
 
 async def _metadata(services: Services, context: Context, body: native.Metadata) -> native.MetadataAnswer:
@@ -222,9 +265,8 @@ async def _metadata(services: Services, context: Context, body: native.Metadata)
             topics.append(_topic_metadata(services, record))
         except DduomqError as error:
             topics.append(native.TopicMetadata(error.code, error.message, name, "", False, 0, ()))
-    host, port = services.advertised(context.listener)
-    nodes = (native.NodeAddress(services.node_id, host, port),)
-    return native.MetadataAnswer(services.cluster_id, services.node_id, nodes, tuple(topics))
+    nodes = tuple(native.NodeAddress(*attrs.astuple(node)) for node in services.nodes(context.listener))
+    return native.MetadataAnswer(services.cluster_id(), services.controller(), nodes, tuple(topics))
 
 
 async def _init_producer(services: Services, _context: Context, body: native.InitProducer) -> native.ProducerIdentity:
@@ -239,6 +281,7 @@ async def _create_topic(services: Services, context: Context, body: native.Creat
         replication=body.replication,
         config=body.config,
         validate_only=body.validate_only,
+        assignment=body.assignment or None,
     )
     return _topic_metadata(services, record)
 
@@ -270,6 +313,7 @@ async def _describe_topic(services: Services, context: Context, body: native.Des
     services.gate.admit(context, Operation.DESCRIBE, body.name)
     record = services.admin.route(body.name).record
     partitions = []
+    leaders = [held.leader for held in services.routes.table[body.name].records]
     for at, state in enumerate(await services.admin.describe(body.name)):
         log = state.log
         marks = (-1,) * 6
@@ -277,9 +321,7 @@ async def _describe_topic(services: Services, context: Context, body: native.Des
             first = (log.log_start_offset, log.log_end_offset, log.high_watermark)
             marks = (*first, log.flushed_offset, log.size_bytes, log.segments)
         partitions.append(
-            native.PartitionDescription(
-                at, services.node_id, state.leader_epoch, *marks, state=state.reason or state.state
-            )
+            native.PartitionDescription(at, leaders[at], state.leader_epoch, *marks, state=state.reason or state.state)
         )
     config = tuple(native.ConfigEntry(c.key, c.value, c.is_default, c.doc) for c in services.admin.config_of(body.name))
     return native.TopicDescription(record.name, record.topic_id, tuple(partitions), config)
@@ -300,10 +342,12 @@ async def _restore_log(services: Services, context: Context, body: native.Restor
 
 HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] = {
     **native_groups.HANDLERS,
+    **native_cluster.HANDLERS,
     **native_delay.HANDLERS,
     **native_letters.HANDLERS,
     **native_schedule.HANDLERS,
     **native_queue.HANDLERS,
+    **native_routes.HANDLERS,
     native.Metadata: _metadata,
     native.ListOffsets: list_offsets,
     native.InitProducer: _init_producer,

@@ -115,7 +115,7 @@ async def _commit(services: Services, context: Context, body: wire.CommitOffsets
 
 async def _committed(services: Services, context: Context, part: wire.CommitPart) -> tuple[Place, Committed]:
     services.gate.admit(context, Operation.READ, part.topic)
-    mailbox = services.routes.partition(part.topic, part.partition)
+    mailbox = services.routes.anywhere(part.topic, part.partition)
     if len(part.metadata) > OFFSET_METADATA_CHARACTERS_MAX:
         raise OffsetMetadataTooLarge(f"{len(part.metadata)} characters; {OFFSET_METADATA_CHARACTERS_MAX} is the most")
     if not -1 <= part.leader_epoch < LEADER_EPOCHS:

@@ -65,7 +65,7 @@ async def _checked(services: Services, context: Context, part: wire.AsidePart) -
 
 async def _check_there(services: Services, topic: str, partition: int, offsets: tuple[int, ...]) -> None:
     """Raises `OffsetOutOfRange` for what can't be read there."""
-    mailbox = services.routes.partition(topic, partition)
+    mailbox = services.routes.anywhere(topic, partition)
     state: PartitionState = await ask(mailbox, lambda reply: Describe(reply=reply))
     if state.log is None:
         raise LeaderNotAvailable(f"{topic}-{partition} is {state.reason or state.state}")

@@ -146,7 +146,7 @@ async def _move(services: Services, context: Context, body: wire.MoveQueue) -> n
     topic_id = services.admin.route(body.topic).record.topic_id
     starts: dict[Place, int | None] = {}
     for partition, offset in body.starts:
-        services.routes.partition(body.topic, partition)
+        services.routes.check(body.topic, partition)
         if offset < FORGET:
             raise InvalidRequest(f"a queue can't begin at offset {offset}")
         starts[topic_id, partition] = None if offset == FORGET else offset

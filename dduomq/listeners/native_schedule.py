@@ -27,8 +27,7 @@ async def _add(services: Services, context: Context, body: wire.AddSchedule) -> 
         raise InvalidTopic(f"topic {body.topic!r} is the broker's own: only it writes there")
     now_ms = services.clock.wall_ms()
     schedule = make(body.name, body.rule, body.timezone, body.missed, now_ms)
-    services.routes.partition(body.topic, body.partition)
-    route = services.routes.table[body.topic]
+    route = services.routes.check(body.topic, body.partition)
     headers = [(one.name, one.content) for one in body.headers if one.name not in WISHES]
     size = size_of(body.key, body.value, headers) + HEADER_BYTES + DELIVERED_OVERHEAD_BYTES + len(body.name) * 4
     most = min(route.settings.max_message_bytes, SCHEDULED_BYTES_MAX)

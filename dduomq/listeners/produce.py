@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeAlias
 
 from dduomq.actors.actor import Reply
-from dduomq.actors.partition_messages import Acked, Append
+from dduomq.actors.partition_messages import ALL_IN_SYNC, LEADER_ONLY, Acked, Append
 from dduomq.errors import CorruptMessage, DduomqError, InvalidRecord, InvalidTopic, UnknownServerError
 from dduomq.ids import INTERNAL_PREFIX
 from dduomq.listeners.admit import Context, Operation
@@ -61,6 +61,7 @@ async def append(
     view: memoryview,
     deadline: float,
     reply: Reply[Acked],
+    acks: int = ALL_IN_SYNC,
 ) -> None:
     """Ask a partition to append the one batch in `view`; whatever is wrong is the reply's error."""
     try:
@@ -75,7 +76,8 @@ async def append(
     except DduomqError as error:
         reply.fail(error)
         return
-    message = Append(batch=batch, deadline=deadline, reply=reply, size_bytes=len(batch.view))
+    wanted = ALL_IN_SYNC if acks == ALL_IN_SYNC else LEADER_ONLY
+    message = Append(batch=batch, deadline=deadline, reply=reply, size_bytes=len(batch.view), acks=wanted)
     if not mailbox.offer(message):
         await mailbox.put(message)
 

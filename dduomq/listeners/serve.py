@@ -1,6 +1,7 @@
 """The doors: accept connections, tell protocols apart by their first bytes, sweep out the silent.
 
-Always true: a connection that breaks, or speaks nonsense, costs itself and one log line; never the node.
+Always true: a connection that breaks, or speaks nonsense, costs itself and one log line; never the node. Clients that
+come while the node starts wait until it is ready.
 """
 
 from collections.abc import AsyncIterator
@@ -97,6 +98,8 @@ class Server:
         """Find out which protocol it is, then speak it. A protocol error ends it with one log line."""
         try:
             first = await self._sniff(connection)
+            if not first.startswith(frame.MAGIC):
+                await self._services.ready.wait()
             if first.startswith(frame.MAGIC):
                 await NativeSession(connection, self._services, listener).run(nursery, first[SNIFF_BYTES:])
             elif first.startswith(KAFKA_FIRST) and len(first) == SNIFF_BYTES:

@@ -127,15 +127,19 @@ async def _next_reads(
     wishes = [OffsetWish(spot.topic, spot.partition, at) for spot, at in zip(unknown, times, strict=True)]
     begin: dict[Place, int] = {}
     errors: dict[Place, DduomqError] = {}
-    for spot, found in zip(unknown, await find_offsets(services, context, wishes, READ_UNCOMMITTED), strict=True):
+    for spot, found in zip(unknown, await _find(services, context, wishes), strict=True):
         if isinstance(found, OffsetAt) and found.offset < 0:  # nothing is as late as that
-            [found] = await find_offsets(services, context, [OffsetWish(spot.topic, spot.partition, LATEST)], 0)
+            [found] = await _find(services, context, [OffsetWish(spot.topic, spot.partition, LATEST)])
         if isinstance(found, DduomqError):
             errors[spot.place] = found
         else:
             begin[spot.place] = found.offset
     reads = await ask(mailbox, lambda reply: make(begin, reply))
     return reads, errors
+
+
+async def _find(services: Services, context: Context, wishes: Sequence[OffsetWish]) -> list[OffsetAt | DduomqError]:
+    return await find_offsets(services, context, wishes, READ_UNCOMMITTED, is_anywhere=True)
 
 
 def start_of(start: str, now_ms: int) -> int:
@@ -157,7 +161,8 @@ async def _take_once(
     offsets = [at for spot in spots if (at := reads.offsets[spot.place]) is not None]
     size = min(wish.max_bytes, PLACE_BYTES_MAX)
     wanted = [Wanted(spot.topic, spot.partition, at, size) for spot, at in zip(spots, offsets, strict=True)]
-    plans = await ask_all(services, context, Wish(wanted, READ_UNCOMMITTED, 1, wish.max_bytes, 0), watcher)
+    everywhere = Wish(wanted, READ_UNCOMMITTED, 1, wish.max_bytes, 0, is_anywhere=True)
+    plans = await ask_all(services, context, everywhere, watcher)
     found: dict[Place, Taken | DduomqError] = {}
     data: dict[Place, memoryview] = {}
     takes: list[Take] = []
@@ -236,7 +241,7 @@ def _within(data: memoryview, spans: Sequence[SpanRecord]) -> bytes:
 
 async def _fit(services: Services, mailbox: Mailbox, group: str, spot: Spot, read_at: int) -> None:
     """The log has not what the queue believes."""
-    partition = services.routes.partition(spot.topic, spot.partition)
+    partition = services.routes.anywhere(spot.topic, spot.partition)
     state: PartitionState = await ask(partition, lambda reply: Describe(reply=reply))
     if state.log is None:
         raise LeaderNotAvailable(f"{spot.topic}-{spot.partition} is {state.reason or state.state}")

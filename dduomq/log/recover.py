@@ -6,6 +6,8 @@ reported and never served; what is served has been synced. Below the recovery po
 `RECHECKED_BYTES` are read again, and the batches behind the newest producer snapshot.
 """
 
+from typing import TypeVar
+
 import attrs
 
 from dduomq.errors import CorruptMessage, StorageError
@@ -24,18 +26,20 @@ from dduomq.wire.batch import HEADER_BYTES, BatchHeader, crc_of, read_header
 
 METADATA = "partition.metadata"
 COPY_BYTES = 1024 * 1024
+L = TypeVar("L", bound=PartitionLog)
 BESIDE = (INDEX, TIME_INDEX, txn_index.SUFFIX)
 
 
 @attrs.frozen
 class RecoveryReport:
-    """What was found: bytes cut, offsets damaged (first, next good), bytes read, indexes made again."""
+    """What was found: bytes cut, offsets damaged (first, next good), bytes read, indexes made again; nothing at all."""
 
     cut_bytes: int = 0
     cut_from_offset: int = -1
     quarantined: tuple[tuple[int, int], ...] = ()
     scanned_bytes: int = 0
     rebuilt_indexes: int = 0
+    is_new: bool = False
 
 
 def open_log(
@@ -48,14 +52,16 @@ def open_log(
     clean: bool,
     now_ms: int,
     restore: bool = False,
-) -> tuple[PartitionLog, RecoveryReport]:
+    make: type[L] = PartitionLog,  # type: ignore[assignment]  # mypy can't see the default of a type variable
+) -> tuple[L, RecoveryReport]:
     """The log in `directory`, made if missing, and what recovery had to do.
 
     `clean`: the node stopped in good order, and nobody has opened the log since. Raises `StorageError` for a log
     that a disk failure took offline, unless `restore` says to bring it back: what was not synced is then written
     and synced anew.
     """
-    if not files.exists(directory):
+    is_new = not files.exists(directory)
+    if is_new:
         files.make_dir(directory)
         text = f"version: 0\ntopic_id: {topic_id}\n"
         files.replace(f"{directory}/{METADATA}", text.encode(), sync=False)
@@ -69,7 +75,7 @@ def open_log(
         opening.write_anew()
         files.remove(f"{directory}/{OFFLINE}")
         files.sync_dir(directory)
-    return opening.finish(), opening.report
+    return opening.finish(make), attrs.evolve(opening.report, is_new=is_new)
 
 
 class _Opening:
@@ -93,6 +99,7 @@ class _Opening:
         self._end = self._start
         self._damages = damage.decode(self._read(damage.NAME))
         self._epochs = epochs.decode(self._read(epochs.NAME))
+        self._leader_epoch_max = max(leader_epoch, self._epochs.latest)  # a replica's records may be ahead of us
         self._producers = Producers()
         self._aborted: Aborted | None = None
         self._snapshot_offset = -1
@@ -210,7 +217,7 @@ class _Opening:
         while True:
             begun = found.position
             for header in found.run(length):
-                if self._epochs.latest < header.leader_epoch <= self._leader_epoch:
+                if self._epochs.latest < header.leader_epoch <= self._leader_epoch_max:
                     self._epochs.assign(header.leader_epoch, header.base_offset)
             self._end = found.end_offset
             self._count(scanned=found.position - begun)
@@ -393,10 +400,10 @@ class _Opening:
         files.rename(copy, path)
         files.forget(path)
 
-    def finish(self) -> PartitionLog:
+    def finish(self, make: type[L]) -> L:
         self._epochs.truncate(max(self._end, 1))
         start = max(self._start, self._segments[0].base_offset)
-        return PartitionLog(
+        return make(
             self._directory,
             self._settings,
             leader_epoch=self._leader_epoch,

@@ -90,6 +90,12 @@ def _one_of(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
     return parse
 
 
+def _flag(text: str) -> bool:
+    if text not in {"true", "false"}:
+        raise ValueError("true or false")
+    return text == "true"
+
+
 def _only(allowed: str, why: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text != allowed:
@@ -119,6 +125,9 @@ KEYS: Mapping[str, Key] = {
         _only("producer", "the broker stores what the producer sends"), "producer", "who compresses"
     ),
     "min.insync.replicas": Key(_whole(1, 2**31 - 1), "1", "replicas that must have a record before its ack"),
+    "unclean.leader.election.enable": Key(
+        _flag, "false", "a replica that is not in sync may lead when none that is lives; what it lacks is lost"
+    ),
     "capacity.bytes": Key(_whole(-1, LONG_MAX), "-1", "bytes the whole topic may hold; -1 is unbounded"),
     "capacity.records": Key(_whole(-1, LONG_MAX), "-1", "records the whole topic may hold; -1 is unbounded"),
     "delay.headers": Key(
@@ -147,6 +156,7 @@ class TopicSettings:
     cleanup_policy: str
     compression_type: str
     min_insync_replicas: int
+    unclean_leader_election_enable: bool
     capacity_bytes: int
     capacity_records: int
     delay_headers: DelayHeaders

@@ -10,7 +10,7 @@ Always true: an engine's library is loaded only when it is used. What can't work
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -84,18 +84,12 @@ def _place(text: str, kind: str, flag: str) -> str:
     return f"{host}:{port}"
 
 
-@asynccontextmanager
-async def open_store(
-    text: str, *, session_timeout_ms: int, built_in: Callable[[], AbstractAsyncContextManager[MetadataStore]]
-) -> AsyncIterator[MetadataStore]:
-    """The store that `--metadata` names. Raises `ConfigError`, also if its servers don't answer at start."""
-    engine = parse_engine(text)
-    if engine.kind == "embedded":
-        async with built_in() as store:
-            yield store
-    else:
-        async with _open_outside(engine, session_timeout_ms, "--metadata") as outside:
-            yield outside
+def open_outside(text: str, *, session_timeout_ms: int) -> AbstractAsyncContextManager[MetadataStore]:
+    """The store that `--metadata` names, where that is not the nodes' own.
+
+    Raises `ConfigError`, also if its servers don't answer at start.
+    """
+    return _open_outside(parse_engine(text), session_timeout_ms, "--metadata")
 
 
 @asynccontextmanager

@@ -1,8 +1,16 @@
-"""The simulated network: byte streams in memory, with delay and back-pressure, that break when a node dies."""
+"""The simulated network: byte streams in memory, with delay and back-pressure, that break when a node dies.
+
+`SimNetwork` itself is one machine's, where ports are numbers and hosts are not looked at. `at(name)` is the network as
+one machine of several sees it: it listens under its own name only, and the way between two machines can be cut, in one
+direction or both. What is sent over a cut way is held back, as TCP would send it again, and arrives when the way is
+mended, if the connection still stands; nobody learns over a cut way that the other side is gone; dialling waits.
+"""
 
 from collections.abc import Sequence
 from random import Random
+from typing import TypeAlias
 
+import attrs
 import trio
 
 from dduomq.client.conn import Transport
@@ -12,15 +20,19 @@ from dduomq.ports import Buffer, FileRange
 PIPE_BYTES = 64 * 1024
 DELAY_S = (0.0001, 0.003)
 FIRST_PORT = 40_000
+CLIENT = "client"  # where those dial from that are on no machine of the simulation
+Way: TypeAlias = tuple[str, str]  # from, to
 
 
 class Pipe:
     """One direction of a connection."""
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, way: Way = ("", "")) -> None:
         self._rng = rng
         self._data = bytearray()
         self._changed = trio.Event()
+        self.way = way
+        self.is_cut = False
         self.is_ended = False
         self.is_broken = False
 
@@ -29,7 +41,7 @@ class Pipe:
         self._changed = trio.Event()
 
     def put_nowait(self, data: Buffer) -> int:
-        if self.is_broken or self.is_ended:
+        if self.is_ended or (self.is_broken and not self.is_cut):
             raise trio.BrokenResourceError("the other side is gone")
         size = min(len(data), PIPE_BYTES - len(self._data))
         self._data += memoryview(data)[:size]
@@ -50,7 +62,7 @@ class Pipe:
     async def get(self, size_max: int) -> bytes:
         """b"" at the end."""
         await trio.sleep(self._rng.uniform(*DELAY_S))
-        while not self._data and not self.is_ended and not self.is_broken:
+        while self.is_cut or not (self._data or self.is_ended or self.is_broken):
             await self._changed.wait()
         if self.is_broken:
             raise trio.BrokenResourceError("the other side is gone")
@@ -62,6 +74,10 @@ class Pipe:
 
     def end(self) -> None:
         self.is_ended = True
+        self._change()
+
+    def cut(self, *, is_cut: bool) -> None:
+        self.is_cut = is_cut
         self._change()
 
     def break_off(self) -> None:
@@ -104,6 +120,15 @@ class SimStream:
         self._outgoing.end()
 
     @property
+    def pipes(self) -> tuple[Pipe, Pipe]:
+        return self._incoming, self._outgoing
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether one of its directions is."""
+        return self._incoming.is_cut or self._outgoing.is_cut
+
+    @property
     def is_over(self) -> bool:
         return self._outgoing.is_ended or self._outgoing.is_broken
 
@@ -136,9 +161,10 @@ class SimTransport:
 
 
 class SimListener:
-    def __init__(self, network: "SimNetwork", host: str, port: int) -> None:
+    def __init__(self, network: "SimNetwork", host: str, port: int, machine: str = "") -> None:
         self.host = host
         self.port = port
+        self._place = (machine, port)
         self._network = network
         self.send, self._receive = trio.open_memory_channel[SimStream](1024)
 
@@ -146,34 +172,48 @@ class SimListener:
         return await self._receive.receive()
 
     async def aclose(self) -> None:
-        self._network.listeners.pop(self.port, None)
+        self._network.listeners.pop(self._place, None)
 
 
 class SimNetwork:
-    """All connections of a simulation. Ports are numbers, hosts are not looked at."""
+    """All connections of a simulation. See the file's head."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._pairs: list[tuple[SimStream, SimStream]] = []
         self._dialled = 0
-        self.listeners: dict[int, SimListener] = {}
+        self._cuts: dict[Way, None] = {}
+        self._mended = trio.Event()
+        self.listeners: dict[tuple[str, int], SimListener] = {}
+
+    def at(self, name: str) -> "SimMachine":
+        """The network as the machine of that name sees it."""
+        return SimMachine(self, name)
 
     async def listen(self, host: str, port: int) -> SimListener:
+        return self.listen_at("", host, port)
+
+    def listen_at(self, machine: str, host: str, port: int) -> SimListener:
         number = port or FIRST_PORT + len(self.listeners)
-        if number in self.listeners:
+        if (machine, number) in self.listeners:
             raise ListenError(f"{host}:{number} is taken")
-        self.listeners[number] = SimListener(self, host, number)
-        return self.listeners[number]
+        self.listeners[machine, number] = SimListener(self, host, number, machine)
+        return self.listeners[machine, number]
 
     async def dial(self, host: str, port: int) -> SimStream:
+        return await self.dial_from(CLIENT, host, port)
+
+    async def dial_from(self, machine: str, host: str, port: int) -> SimStream:
         await trio.sleep(self._rng.uniform(*DELAY_S))
-        listener = self.listeners.get(port)
+        while (machine, host) in self._cuts or (host, machine) in self._cuts:
+            await self._mended.wait()
+        listener = self.listeners.get((host, port)) or self.listeners.get(("", port))
         if listener is None:
             raise ConnectionRefusedError(f"nobody listens at {host}:{port}")
         self._dialled += 1
-        there, back = Pipe(self._rng), Pipe(self._rng)
+        there, back = Pipe(self._rng, (machine, host)), Pipe(self._rng, (host, machine))
         ours, theirs = SimStream(back, there, "node"), SimStream(there, back, f"client-{self._dialled}")
-        self._pairs = [pair for pair in self._pairs if not pair[0].is_over]
+        self._pairs = [pair for pair in self._pairs if not pair[0].is_over or pair[0].is_cut]
         self._pairs.append((ours, theirs))
         await listener.send.send(theirs)
         return ours
@@ -181,6 +221,37 @@ class SimNetwork:
     async def dial_client(self, host: str, port: int) -> Transport:
         """`dial`, as the client wants it."""
         return SimTransport(await self.dial(host, port))
+
+    # --- faults -------------------------------------------------------------------------------------
+
+    def cut(self, source: str, target: str, *, both: bool = True) -> None:
+        """Nothing gets from one machine to the other any more; with `both` not the other way either."""
+        self._cuts[source, target] = None
+        if both:
+            self._cuts[target, source] = None
+        self._apply_cuts()
+
+    def isolate(self, machine: str, others: Sequence[str]) -> None:
+        """Cut every way between one machine and these."""
+        for other in others:
+            self.cut(machine, other)
+
+    def mend(self, source: str, target: str) -> None:
+        """What was held back between the two goes on its way, in both directions."""
+        self._cuts.pop((source, target), None)
+        self._cuts.pop((target, source), None)
+        self._apply_cuts()
+
+    def mend_all(self) -> None:
+        self._cuts.clear()
+        self._apply_cuts()
+
+    def _apply_cuts(self) -> None:
+        for pipe in (pipe for pair in self._pairs for pipe in pair[0].pipes):
+            if pipe.is_cut != (pipe.way in self._cuts):
+                pipe.cut(is_cut=not pipe.is_cut)
+        self._mended.set()
+        self._mended = trio.Event()
 
     def break_one(self) -> None:
         """One client's connection breaks, with whatever is under way on it, while the node lives on."""
@@ -195,3 +266,35 @@ class SimNetwork:
             stream.break_off()
         self._pairs.clear()
         self.listeners.clear()
+
+    def crash_machine(self, machine: str) -> None:
+        """One machine is gone; the others live on. Whoever is cut off from it learns of it when the way is mended."""
+        gone = [pair for pair in self._pairs if machine in pair[0].pipes[0].way]
+        self._pairs = [pair for pair in self._pairs if pair not in gone]
+        for pair in gone:
+            pair[0].break_off()
+        self._pairs += [pair for pair in gone if pair[0].is_cut]
+        for place in [place for place in self.listeners if place[0] == machine]:
+            del self.listeners[place]
+
+
+@attrs.frozen
+class SimMachine:
+    """A `dduomq.ports.Network`: what one machine has of it."""
+
+    network: SimNetwork
+    name: str
+
+    async def listen(self, host: str, port: int) -> SimListener:
+        return self.network.listen_at(self.name, host, port)
+
+    async def dial(self, host: str, port: int) -> SimStream:
+        return await self.network.dial_from(self.name, host, port)
+
+    async def dial_client(self, host: str, port: int) -> Transport:
+        """`dial`, as the client wants it."""
+        return SimTransport(await self.dial(host, port))
+
+    def crash(self) -> None:
+        """See `SimNetwork.crash_machine`."""
+        self.network.crash_machine(self.name)

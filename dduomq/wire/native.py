@@ -15,10 +15,13 @@ from typing import Any
 import attrs
 
 from dduomq.errors import WireError
+from dduomq.wire import cluster_errors as cluster_errors  # so that they are known when they arrive
+from dduomq.wire import native_cluster as cluster
 from dduomq.wire import native_delay as delay
 from dduomq.wire import native_groups as groups
 from dduomq.wire import native_letters as letters
 from dduomq.wire import native_queue as queue
+from dduomq.wire import native_routes as routes
 from dduomq.wire import native_schedule as schedule
 from dduomq.wire.plain import from_plain as from_plain
 from dduomq.wire.plain import to_plain as to_plain
@@ -50,6 +53,7 @@ class Api(IntEnum):
     DESCRIBE_GROUP = 25
     DELETE_GROUP = 26
     REMOVE_MEMBER = 27
+    FIND_COORDINATOR = 28
     PUSH = 30
     CREDIT = 31
     QUEUE_HEARTBEAT = 32
@@ -67,6 +71,12 @@ class Api(IntEnum):
     SET_ASIDE = 50
     MOVE_LETTERS = 51
     LIST_LETTERS = 52
+    DESCRIBE_CLUSTER = 60
+    REASSIGN = 61
+    DESCRIBE_PARTITIONS = 62
+    ELECT_LEADERS = 63
+    DRAIN_NODE = 64
+    PLAN_MOVES = 65
 
 
 class Isolation(IntEnum):
@@ -269,13 +279,14 @@ class ProducerIdentity:
 
 @attrs.frozen
 class CreateTopic:
-    """`partitions` and `replication` 0: the node's defaults."""
+    """`partitions` and `replication` 0: the node's defaults. `assignment`: the replicas of each partition, by hand."""
 
     name: str
     partitions: int = 0
     replication: int = 0
     config: Mapping[str, str] = attrs.field(factory=dict)
     validate_only: bool = False
+    assignment: tuple[tuple[int, ...], ...] = ()
 
 
 @attrs.frozen
@@ -396,6 +407,7 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.DESCRIBE_GROUP: (groups.DescribeGroup, groups.GroupDescription),
     Api.DELETE_GROUP: (groups.DeleteGroup, Done),
     Api.REMOVE_MEMBER: (groups.RemoveMember, Done),
+    Api.FIND_COORDINATOR: (routes.FindCoordinator, routes.CoordinatorFound),
     Api.PUSH: (groups.Push, groups.Pushed),
     Api.CREDIT: (groups.Credit, Done),
     Api.QUEUE_HEARTBEAT: (queue.QueueHeartbeat, queue.QueueHeartbeatAnswer),
@@ -413,6 +425,12 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.SET_ASIDE: (letters.SetAside, letters.SetAsideAnswer),
     Api.MOVE_LETTERS: (letters.MoveLetters, letters.LettersMoved),
     Api.LIST_LETTERS: (letters.ListLetters, letters.LettersListed),
+    Api.DESCRIBE_CLUSTER: (cluster.DescribeCluster, cluster.ClusterDescription),
+    Api.REASSIGN: (cluster.Reassign, cluster.PartResults),
+    Api.DESCRIBE_PARTITIONS: (cluster.DescribePartitions, cluster.PartitionPlaces),
+    Api.ELECT_LEADERS: (cluster.ElectLeaders, cluster.LeadersElected),
+    Api.DRAIN_NODE: (cluster.DrainNode, Done),
+    Api.PLAN_MOVES: (cluster.PlanMoves, cluster.MovesPlanned),
 }
 API_OF: Mapping[type, Api] = {request: api for api, (request, _) in REQUESTS.items()}
 

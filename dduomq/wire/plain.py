@@ -4,14 +4,15 @@ Fields may be added at the end: unknown trailing ones are ignored, missing ones 
 `from_plain` raises `WireError` or returns a value, nothing else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import attrs
 
-from dduomq.errors import WireError
+from dduomq.errors import DduomqError, WireError, from_code
 from dduomq.limits import PARTITIONS_PER_REQUEST_MAX
 
 T = TypeVar("T")
@@ -27,13 +28,19 @@ def _encoder(cls: type) -> Callable[[Any], object]:
 
 
 def to_plain(value: object) -> object:
-    """`value` as CBOR can carry it: attrs classes become arrays, mappings become maps."""
+    """`value` as CBOR can carry it: attrs classes become arrays, mappings with other keys than text arrays of pairs."""
     if value is None or isinstance(value, int | str | bytes):
         return value
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
     if isinstance(value, Mapping):
-        return dict(value)
+        if all(type(key) is str for key in value):
+            return {key: to_plain(item) for key, item in value.items()}
+        return [[to_plain(key), to_plain(item)] for key, item in value.items()]
+    if isinstance(value, range):
+        return [value.start, value.stop]
+    if isinstance(value, DduomqError):
+        return [value.code, value.message]
     return _encoder(type(value))(value)  # type: ignore[arg-type]  # a class is hashable
 
 
@@ -71,6 +78,28 @@ def _tuple_of(items: tuple[Any, ...]) -> _Reader:
     return read_fixed
 
 
+def _enumerated(kind: type[StrEnum]) -> _Reader:
+    def read(plain: Any) -> Any:
+        try:
+            return kind(_exactly(str)(plain))
+        except ValueError:
+            raise WireError(f"{plain!r} is none of {', '.join(kind)}") from None
+
+    return read
+
+
+def _map_of(key_hint: Any, value_hint: Any) -> _Reader:
+    read_key, read_value = _reader(key_hint), _reader(value_hint)
+
+    def read(plain: Any) -> Any:
+        pairs = list(plain.items()) if type(plain) is dict else plain
+        if type(pairs) is not list or any(type(pair) not in {list, tuple} or len(pair) != 2 for pair in pairs):
+            raise WireError("a map was expected")
+        return {read_key(key): read_value(value) for key, value in pairs}
+
+    return read
+
+
 def _string_map(plain: Any) -> Any:
     if type(plain) is not dict or not all(type(k) is str and type(v) is str for k, v in plain.items()):
         raise WireError("a map of strings was expected")
@@ -85,7 +114,15 @@ def _reader(hint: Any) -> _Reader:
         inner = _reader(next(item for item in arguments if item is not NoneType))
         return lambda plain: None if plain is None else inner(plain)
     if origin is not None and issubclass(origin, Mapping):
-        return _string_map
+        return _string_map if arguments == (str, str) else _map_of(*arguments)
+    if origin is not None and issubclass(origin, Sequence):
+        return _tuple_of((arguments[0], ...))
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return _enumerated(hint)
+    if hint is range:
+        return lambda plain: range(*_tuple_of((int, int))(plain))
+    if isinstance(hint, type) and issubclass(hint, DduomqError):
+        return lambda plain: from_code(*_tuple_of((int, str))(plain))
     if attrs.has(hint):
         return lambda plain: from_plain(hint, plain)
     return _exactly(hint)
@@ -97,6 +134,11 @@ def _class_reader(cls: type) -> tuple[tuple[_Reader, ...], int]:
     fields = attrs.fields(cls)
     required = sum(field.default is attrs.NOTHING for field in fields)
     return tuple(_reader(hints[field.name]) for field in fields), required
+
+
+def read_as(hint: Any, plain: Any) -> Any:
+    """The value of the annotated type `hint` that `plain` stands for; raises `WireError`."""
+    return _reader(hint)(plain)
 
 
 def from_plain(cls: type[T], plain: Any) -> T:

@@ -110,3 +110,62 @@ async def test_an_address_is_listened_on_once(autojump_clock):
     await listener.aclose()
     await network.listen("sim", 6086)
     assert (await network.listen("sim", 0)).port != (await network.listen("sim", 0)).port
+
+
+async def machines(seed=1):
+    """(network, stream of node-1, stream of node-2)."""
+    network = SimNetwork(Random(seed))
+    listener = await network.at("node-2").listen("node-2", 6086)
+    ours = await network.at("node-1").dial("node-2", 6086)
+    return network, ours, await listener.accept()
+
+
+async def test_a_way_that_is_cut_holds_back_what_is_sent(autojump_clock):
+    """One direction or both; afterwards it arrives, in order, and nobody else has noticed."""
+    network, ours, theirs = await machines()
+    network.cut("node-1", "node-2", both=False)
+    ours.send_nowait(b"held")
+    theirs.send_nowait(b"back")
+    assert await receive(ours, 4) == b"back"
+    with trio.move_on_after(100) as scope:
+        await receive(theirs, 4)
+    assert scope.cancelled_caught
+    network.mend("node-2", "node-1")
+    assert await receive(theirs, 4) == b"held"
+    network.isolate("node-2", ["node-1", "node-3"])
+    with trio.move_on_after(100) as scope:
+        await network.at("node-3").dial("node-2", 6086)
+    assert scope.cancelled_caught
+    network.mend_all()
+    await network.at("node-3").dial("node-2", 6086)
+
+
+async def test_machines_have_ports_of_their_own(autojump_clock):
+    """A port of one is not that of another; one that dies takes its own connections and listeners with it."""
+    network, ours, _ = await machines()
+    await network.at("node-3").listen("node-3", 6086)
+    with pytest.raises(ListenError):
+        await network.at("node-3").listen("node-3", 6086)
+    with pytest.raises(ConnectionRefusedError):
+        await network.at("node-1").dial("node-4", 6086)
+    other = await network.at("node-1").dial("node-3", 6086)
+    network.at("node-2").crash()
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.receive_into(memoryview(bytearray(10)))
+    assert not other.is_over
+    with pytest.raises(ConnectionRefusedError):
+        await network.dial("node-2", 6086)
+
+
+async def test_nobody_hears_of_a_death_over_a_way_that_is_cut(autojump_clock):
+    """Not before it is mended."""
+    network, ours, _ = await machines()
+    network.cut("node-1", "node-2")
+    network.crash_machine("node-2")
+    ours.send_nowait(b"are you there?")
+    with trio.move_on_after(100) as scope:
+        await ours.receive_into(memoryview(bytearray(10)))
+    assert scope.cancelled_caught
+    network.mend_all()
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.receive_into(memoryview(bytearray(10)))

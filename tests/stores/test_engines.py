@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,10 @@ import trio
 from dduomq import limits
 from dduomq.cluster.ports import Put
 from dduomq.errors import ConfigError
-from dduomq.stores.embedded import EmbeddedStore
-from dduomq.stores.engines import Engine, open_store, parse_engine
+from dduomq.stores.engines import Engine, open_outside, parse_engine
 from dduomq.stores.etcd import EtcdStore
 from dduomq.stores.zookeeper import ZooKeeperStore
-from tests.stores.nodes import SESSION_MS, Embedded
+from tests.stores.nodes import SESSION_MS
 from tests.stores.servers import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,25 +67,17 @@ def test_bad_engines(text, flag, hint):
     assert told.value.message.startswith(f"{flag}: ")
 
 
-@asynccontextmanager
-async def nothing_built_in():
-    raise AssertionError
-    yield
-
-
 async def test_the_engine_is_opened_that_was_named(tmp_path, server):
     """One way in for all of them; what was written is there the next time."""
     places = {"etcd": server("etcd").address, "zk": server("zookeeper").address}
     for kind, made in (("etcd", EtcdStore), ("zk", ZooKeeperStore)):
         for found in (None, b"kept"):
             url = f"{kind}://{places[kind]}/engines"
-            async with open_store(url, session_timeout_ms=SESSION_MS, built_in=nothing_built_in) as store:
+            async with open_outside(url, session_timeout_ms=SESSION_MS) as store:
                 assert isinstance(store, made)
                 held = await store.get("/k")
                 assert (held and held.value) == found
                 await store.txn([Put("/k", b"kept")])
-    async with open_store("embedded", session_timeout_ms=SESSION_MS, built_in=Embedded(tmp_path).open) as store:
-        assert isinstance(store, EmbeddedStore)
 
 
 @pytest.fixture
@@ -102,7 +92,7 @@ async def test_a_server_that_is_not_there(kind, impatient):
     (port,) = free_ports(1)
     url = f"{kind}://127.0.0.1:{port}"
     with trio.fail_after(60), pytest.raises(ConfigError, match=f"--metadata: .*127.0.0.1:{port}.*start it, or mend"):
-        async with open_store(url, session_timeout_ms=SESSION_MS, built_in=nothing_built_in):
+        async with open_outside(url, session_timeout_ms=SESSION_MS):
             pass
 
 
@@ -110,7 +100,7 @@ async def test_something_else_listens_there(server, impatient):
     """A port where another kind of server answers is told from etcd."""
     url = f"etcd://{server('zookeeper').address}"
     with trio.fail_after(60), pytest.raises(ConfigError, match=r"does not answer as etcd|can't be reached"):
-        async with open_store(url, session_timeout_ms=SESSION_MS, built_in=nothing_built_in):
+        async with open_outside(url, session_timeout_ms=SESSION_MS):
             pass
 
 
@@ -118,7 +108,7 @@ MISSING = """
 import sys, trio
 from random import Random
 from dduomq.errors import ConfigError
-from dduomq.stores.engines import open_registry, open_store
+from dduomq.stores.engines import open_outside, open_registry
 url, library = sys.argv[1:]
 sys.modules[library] = None
 async def main():
@@ -126,7 +116,7 @@ async def main():
         if url.startswith("nacos"):
             async with open_registry(url, store=None, members=[], session_timeout_ms=1000, rng=Random(1)): pass
         else:
-            async with open_store(url, session_timeout_ms=1000, built_in=None): pass
+            async with open_outside(url, session_timeout_ms=1000): pass
     except ConfigError as error:
         print(error.message)
 trio.run(main)

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 
 from dduomq.actors.partition_messages import PartitionState
-from dduomq.errors import DduomqError
+from dduomq.errors import CoordinatorNotAvailable, DduomqError, InvalidRequest
 from dduomq.listeners.admit import Operation
 from dduomq.listeners.kafka.asking import Asking, Body
-from dduomq.listeners.kafka.codes import INVALID_REQUEST, KAFKA_STORAGE_ERROR, UNSUPPORTED_VERSION
+from dduomq.listeners.kafka.codes import INVALID_REQUEST, KAFKA_STORAGE_ERROR, UNSUPPORTED_VERSION, code_of
 from dduomq.wire.kafka.registry import APIS
 
 GROUP = 0
@@ -28,22 +28,29 @@ def api_versions(asking: Asking, *, supported: bool) -> Body:
 
 
 async def find_coordinator(asking: Asking) -> Body:
-    """Groups are coordinated here."""
+    """The node that coordinates a group."""
     body = asking.body
     if asking.version >= 4:
-        return {"coordinators": [_coordinator(asking, key, body["key_type"]) for key in body["coordinator_keys"]]}
-    return _coordinator(asking, body["key"], body["key_type"])
+        found = [await _coordinator(asking, key, body["key_type"]) for key in body["coordinator_keys"]]
+        return {"coordinators": found}
+    return await _coordinator(asking, body["key"], body["key_type"])
 
 
-def _coordinator(asking: Asking, key: str, kind: int) -> Body:
-    if kind != GROUP:
+async def _coordinator(asking: Asking, key: str, kind: int) -> Body:
+    services = asking.services
+    try:
+        if kind != GROUP:
+            raise InvalidRequest("only groups have a coordinator here")
+        node = services.node(asking.context.listener, await services.groups.leader(key))
+        if node is None:
+            raise CoordinatorNotAvailable
+    except DduomqError as error:
         return {
-            "key": key, "node_id": -1, "host": "", "port": -1, "error_code": INVALID_REQUEST,
-            "error_message": "only groups have a coordinator here",
+            "key": key, "node_id": -1, "host": "", "port": -1, "error_code": code_of(error),
+            "error_message": error.message,
         }  # fmt: skip
-    host, port = asking.services.advertised(asking.context.listener)
     return {
-        "key": key, "node_id": asking.services.node_id, "host": host, "port": port, "error_code": 0,
+        "key": key, "node_id": node.node_id, "host": node.host, "port": node.port, "error_code": 0,
         "error_message": None,
     }  # fmt: skip
 
@@ -56,14 +63,16 @@ async def describe_cluster(asking: Asking) -> Body:
         return {
             "error_code": MISMATCHED_ENDPOINT_TYPE if kind == CONTROLLERS else UNSUPPORTED_ENDPOINT_TYPE,
             "error_message": "there are no controllers apart from the nodes",
-            "cluster_id": services.cluster_id, "brokers": [],
+            "cluster_id": services.cluster_id(), "brokers": [],
         }  # fmt: skip
-    host, port = services.advertised(asking.context.listener)
     return {
         "error_code": 0,
-        "cluster_id": services.cluster_id,
-        "controller_id": services.node_id,
-        "brokers": [{"broker_id": services.node_id, "host": host, "port": port}],
+        "cluster_id": services.cluster_id(),
+        "controller_id": services.controller(),
+        "brokers": [
+            {"broker_id": node.node_id, "host": node.host, "port": node.port}
+            for node in services.nodes(asking.context.listener)
+        ],
     }
 
 

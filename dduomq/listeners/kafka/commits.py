@@ -62,7 +62,7 @@ async def offset_commit(asking: Asking) -> Body:
 def _committed(asking: Asking, name: str, part: Body) -> tuple[Place, Committed]:
     services, metadata = asking.services, part["committed_metadata"] or ""
     services.gate.admit(asking.context, Operation.READ, name)
-    services.routes.partition(name, part["partition_index"])
+    services.routes.check(name, part["partition_index"])
     if len(metadata) > OFFSET_METADATA_CHARACTERS_MAX:
         raise OffsetMetadataTooLarge(f"{len(metadata)} characters; {OFFSET_METADATA_CHARACTERS_MAX} is the most")
     place = (services.admin.route(name).record.topic_id, part["partition_index"])

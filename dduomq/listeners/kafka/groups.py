@@ -146,11 +146,11 @@ async def leave_group(asking: Asking) -> Body:
 
 
 async def list_groups(asking: Asking) -> Body:
-    """Every group that the asker may see, of the states and types asked for."""
+    """Every group that is coordinated here and the asker may see, of the states and types asked for."""
     body = asking.body
     found: list[GroupOverview] = []
     try:
-        for mailbox in await asking.services.groups.all():
+        for mailbox in await asking.services.groups.here():
             found += await ask(mailbox, lambda reply: ListGroups(reply=reply))
     except DduomqError as error:
         return {"error_code": code_of(error), "groups": []}

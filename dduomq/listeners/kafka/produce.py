@@ -47,7 +47,7 @@ async def produce(asking: Asking, answer: Callable[[Body, bool, DduomqError | No
         except DduomqError as error:
             reply.fail(error)
             continue
-        await append(asking.services, asking.context, name, part["index"], view, deadline, reply)
+        await append(asking.services, asking.context, name, part["index"], view, deadline, reply, body["acks"])
 
 
 def _records(asking: Asking, records: memoryview | None) -> memoryview:

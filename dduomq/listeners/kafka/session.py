@@ -22,6 +22,7 @@ from dduomq.listeners.kafka import (
     consumer_groups,
     groups,
     offsets,
+    replicas,
     share,
     share_offsets,
     topics,
@@ -60,6 +61,11 @@ from dduomq.wire.kafka.tables.groups import (
     OFFSET_DELETE,
     OFFSET_FETCH,
     SYNC_GROUP,
+)
+from dduomq.wire.kafka.tables.replicas import (
+    ALTER_PARTITION_REASSIGNMENTS,
+    ELECT_LEADERS,
+    LIST_PARTITION_REASSIGNMENTS,
 )
 from dduomq.wire.kafka.tables.share import (
     ALTER_SHARE_GROUP_OFFSETS,
@@ -121,6 +127,9 @@ HANDLERS: Mapping[int, Handler] = {
     FIND_COORDINATOR.key: cluster.find_coordinator,
     DESCRIBE_CLUSTER.key: cluster.describe_cluster,
     DESCRIBE_LOG_DIRS.key: cluster.describe_log_dirs,
+    ELECT_LEADERS.key: replicas.elect_leaders,
+    ALTER_PARTITION_REASSIGNMENTS.key: replicas.alter_partition_reassignments,
+    LIST_PARTITION_REASSIGNMENTS.key: replicas.list_partition_reassignments,
 }
 
 

@@ -8,6 +8,7 @@ from dduomq.actors.actor import Mailbox, Reply, ask
 from dduomq.actors.coordinator_messages import ConsumerDescription, DescribeGroup, GroupDescription
 from dduomq.actors.coordinator_queue_messages import BeatOfShare, Settle, Settled, ShareBeaten
 from dduomq.actors.coordinator_table import SHARE
+from dduomq.cluster.image import NO_LEADER
 from dduomq.errors import (
     DduomqError,
     GroupNotFound,
@@ -144,7 +145,8 @@ async def _asker(asking: Asking) -> tuple[str, str, Mailbox]:
     group, member_id = asking.body["group_id"], asking.body["member_id"]
     if not group or not member_id:
         raise InvalidRequest("who fetches names the share group and the member")
-    return group, member_id, await coordinator(asking, group)
+    asking.services.gate.admit(asking.context, Operation.READ, f"group:{group}")
+    return group, member_id, await asking.services.groups.anywhere(group)
 
 
 def _spots(asking: Asking, topics: Sequence[Body]) -> list[Spot]:
@@ -231,7 +233,7 @@ def _fetched(asking: Asking, place: Place, found: Taken | DduomqError | None, re
         "error_message": None if error is None else error.message,
         "acknowledge_error_code": 0 if refused is None else code_of(refused),
         "acknowledge_error_message": None if refused is None else refused.message,
-        "current_leader": {"leader_id": asking.services.node_id, "leader_epoch": asking.services.leader_epoch},
+        "current_leader": _leader(asking, place),
         "records": taken.data,
         "acquired_records": [
             {"first_offset": span.first, "last_offset": span.last, "delivery_count": span.count}
@@ -276,10 +278,18 @@ async def share_acknowledge(asking: Asking) -> Body:
     return {"error_code": 0, "acquisition_lock_timeout_ms": settled.lock_ms, "responses": _by_topic(parts)}
 
 
+def _leader(asking: Asking, place: Place) -> Body:
+    routes = asking.services.routes
+    route = routes.table.get(routes.name_of(place[0]) or "")
+    if route is None or place[1] >= len(route.records):
+        return {"leader_id": NO_LEADER, "leader_epoch": -1}
+    return {"leader_id": route.records[place[1]].leader, "leader_epoch": route.records[place[1]].leader_epoch}
+
+
 def _acknowledged(asking: Asking, place: Place, refused: DduomqError | None) -> Body:
     return {
         "partition_index": place[1],
         "error_code": 0 if refused is None else code_of(refused),
         "error_message": None if refused is None else refused.message,
-        "current_leader": {"leader_id": asking.services.node_id, "leader_epoch": asking.services.leader_epoch},
+        "current_leader": _leader(asking, place),
     }

@@ -67,7 +67,7 @@ async def _part(asking: Asking, name: str, partition: int, known: Mapping[Place,
     part: Body = {"partition_index": partition, "start_offset": NOWHERE, "leader_epoch": LEADER_EPOCH, "error_code": 0}
     try:
         asking.services.gate.admit(asking.context, Operation.DESCRIBE, name)
-        mailbox = asking.services.routes.partition(name, partition)
+        mailbox = asking.services.routes.anywhere(name, partition)
         state = known.get((_id_of(asking, name), partition))
         if state is not None:
             described: PartitionState = await ask(mailbox, lambda reply: Describe(reply=reply))
@@ -103,7 +103,7 @@ async def alter_share_group_offsets(asking: Asking) -> Body:
 def _check(asking: Asking, name: str, partition: int, offset: int) -> DduomqError | None:
     try:
         asking.services.gate.admit(asking.context, Operation.READ, name)
-        asking.services.routes.partition(name, partition)
+        asking.services.routes.check(name, partition)
         if offset < 0:
             raise InvalidRequest(f"a queue can't begin at offset {offset}")
     except DduomqError as error:

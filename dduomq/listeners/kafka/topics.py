@@ -1,14 +1,16 @@
 """Topics in Kafka's words: Metadata, CreateTopics, DeleteTopics, CreatePartitions, DescribeTopicPartitions."""
 
 from collections import Counter
+from collections.abc import Sequence
 
-from dduomq.actors.router import TopicRoute
-from dduomq.cluster.image import TopicRecord
+from dduomq.actors.routes import TopicRoute
+from dduomq.cluster.image import NO_LEADER, PartitionRecord, TopicRecord
 from dduomq.errors import (
     DduomqError,
     InvalidPartitions,
     InvalidReplicationFactor,
     InvalidRequest,
+    LeaderNotAvailable,
     UnknownTopicOrPartition,
 )
 from dduomq.ids import INTERNAL_PREFIX
@@ -29,7 +31,6 @@ DEFAULT = -1  # for partitions and replicas: what the node's configuration says
 async def metadata(asking: Asking) -> Body:
     """This node, and the topics asked for: none named means all; a named one is made if that is allowed."""
     services, body = asking.services, asking.body
-    host, port = services.advertised(asking.context.listener)
     wanted = body["topics"]
     if wanted is None or (asking.version == 0 and not wanted):
         topics = [
@@ -40,9 +41,12 @@ async def metadata(asking: Asking) -> Body:
     else:
         topics = [await _topic(asking, topic) for topic in wanted]
     return {
-        "brokers": [{"node_id": services.node_id, "host": host, "port": port}],
-        "cluster_id": services.cluster_id,
-        "controller_id": services.node_id,
+        "brokers": [
+            {"node_id": node.node_id, "host": node.host, "port": node.port}
+            for node in services.nodes(asking.context.listener)
+        ],
+        "cluster_id": services.cluster_id(),
+        "controller_id": services.controller(),
         "topics": topics,
     }  # fmt: skip
 
@@ -76,20 +80,24 @@ def _known(services: Services, route: TopicRoute) -> Body:
         "name": record.name,
         "topic_id": record.topic_id,
         "is_internal": record.name.startswith(INTERNAL_PREFIX),
-        "partitions": [_partition(services, at) for at in range(len(route.partitions))],
+        "partitions": _partitions(services, route),
     }
 
 
-def _partition(services: Services, at: int) -> Body:
-    here = [services.node_id]
+def _partitions(services: Services, route: TopicRoute) -> list[Body]:
+    alive = {node.node_id for node in services.nodes("")}
+    return [_partition(record, alive) for record in route.records]
+
+
+def _partition(record: PartitionRecord, alive: set[int]) -> Body:
     return {
-        "error_code": 0,
-        "partition_index": at,
-        "leader_id": services.node_id,
-        "leader_epoch": services.leader_epoch,
-        "replica_nodes": here,
-        "isr_nodes": here,
-        "offline_replicas": [],
+        "error_code": LeaderNotAvailable.code if record.leader == NO_LEADER else 0,
+        "partition_index": record.partition,
+        "leader_id": record.leader,
+        "leader_epoch": record.leader_epoch,
+        "replica_nodes": list(record.replicas),
+        "isr_nodes": list(record.isr),
+        "offline_replicas": [node for node in record.replicas if node not in alive],
     }
 
 
@@ -141,7 +149,7 @@ async def _create(asking: Asking, topic: Body, *, named: int) -> Body:
     try:
         if named > 1:
             raise InvalidRequest(f"topic {name!r} is named {named} times")
-        partitions, replication = _asked_for(topic, asking.services.node_id)
+        partitions, replication, assignment = _asked_for(topic, asking.services)
         asking.services.gate.admit(asking.context, Operation.CREATE, name)
         record = await asking.services.admin.create_topic(
             name,
@@ -149,14 +157,15 @@ async def _create(asking: Asking, topic: Body, *, named: int) -> Body:
             replication=replication,
             config={key: value for key, value in config.items() if value is not None},
             validate_only=asking.body["validate_only"],
+            assignment=assignment,
         )
     except DduomqError as error:
         return {"name": name, "error_code": code_of(error), "error_message": error.message, "configs": None}
     return _created(asking.services, record)
 
 
-def _asked_for(topic: Body, node_id: int) -> tuple[int, int]:
-    """(partitions, replicas), 0 for the default; a manual assignment must name this node for every partition."""
+def _asked_for(topic: Body, services: Services) -> tuple[int, int, list[list[int]] | None]:
+    """(partitions, replicas, assignment), 0 for the default; a node alone can only be assigned what it has anyway."""
     count, replication = topic["num_partitions"], topic["replication_factor"]
     assigned = {entry["partition_index"]: entry["broker_ids"] for entry in topic["assignments"]}
     if assigned:
@@ -164,14 +173,19 @@ def _asked_for(topic: Body, node_id: int) -> tuple[int, int]:
             raise InvalidRequest("give either the numbers of partitions and replicas or the assignments, not both")
         if sorted(assigned) != list(range(len(assigned))):
             raise InvalidRequest("the assigned partitions must be numbered from 0 on without a gap")
-        if any(nodes != [node_id] for nodes in assigned.values()):
-            raise InvalidReplicationFactor(f"partitions can be assigned to node {node_id} only")
-        return len(assigned), 1
+        assignment = [assigned[at] for at in range(len(assigned))]
+        _check_assigned(services, assignment)
+        return len(assigned), 0, assignment
     if count < 1 and count != DEFAULT:
         raise InvalidPartitions(f"{count} partitions can't be; -1 takes the node's default")
     if replication < 1 and replication != DEFAULT:
         raise InvalidReplicationFactor(f"{replication} replicas can't be; -1 takes the default")
-    return max(count, 0), max(replication, 0)
+    return max(count, 0), max(replication, 0), None
+
+
+def _check_assigned(services: Services, assignment: Sequence[Sequence[int]]) -> None:
+    if services.admin.cluster is None and any(list(nodes) != [services.node_id] for nodes in assignment):
+        raise InvalidReplicationFactor(f"partitions can be assigned to node {services.node_id} only")
 
 
 def _created(services: Services, record: TopicRecord) -> Body:
@@ -226,14 +240,13 @@ async def create_partitions(asking: Asking) -> Body:
 async def _grow(asking: Asking, topic: Body) -> None:
     services, name, count = asking.services, topic["name"], topic["count"]
     services.gate.admit(asking.context, Operation.ALTER, name)
-    here = [services.node_id]
     held = services.routes.table.get(name)
     if held is None:
         raise UnknownTopicOrPartition(f"there is no topic {name!r}")
-    assigned = topic["assignments"]
+    assigned, assignment = topic["assignments"], None
     if assigned is not None:
         if len(assigned) != count - held.record.partitions:
             raise InvalidRequest(f"{count - held.record.partitions} partitions are new, {len(assigned)} are assigned")
-        if any(entry["broker_ids"] != here for entry in assigned):
-            raise InvalidReplicationFactor(f"partitions can be assigned to node {services.node_id} only")
-    await services.admin.add_partitions(name, count, validate_only=asking.body["validate_only"])
+        assignment = [entry["broker_ids"] for entry in assigned]
+        _check_assigned(services, assignment)
+    await services.admin.add_partitions(name, count, validate_only=asking.body["validate_only"], assignment=assignment)

@@ -1,0 +1,1 @@
+"""What replicas of a partition owe one another, as pure machines."""

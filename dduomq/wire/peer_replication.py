@@ -1,0 +1,52 @@
+"""How a node fetches what it keeps replicas of from the node that leads them. The records are the frame's payload."""
+
+from collections.abc import Mapping
+
+import attrs
+
+
+@attrs.frozen
+class PeerFetchPart:
+    """`offset`: all before it is safe with the follower; `last_epoch`: the leader epoch of its last record, or -1."""
+
+    topic_id: str
+    partition: int
+    leader_epoch: int
+    offset: int
+    last_epoch: int
+    max_bytes: int
+
+
+@attrs.frozen
+class PeerFetch:
+    """`node_epoch`: the version of the follower's key in the metadata. The parts that come first are served first."""
+
+    node_epoch: int
+    max_wait_ms: int
+    max_bytes: int
+    parts: tuple[PeerFetchPart, ...]
+
+
+@attrs.frozen
+class PeerFetchedPart:
+    """`size` bytes of the payload, in the order of the parts; or an error.
+
+    `diverging_epoch`, where it is not -1, and its `diverging_end`: up to there, at most, the two logs are the same.
+    """
+
+    code: int
+    message: str | None
+    high_watermark: int = -1
+    log_start_offset: int = -1
+    log_end_offset: int = -1
+    size: int = 0
+    diverging_epoch: int = -1
+    diverging_end: int = -1
+
+
+@attrs.frozen
+class PeerFetched:
+    parts: tuple[PeerFetchedPart, ...]
+
+
+REQUESTS: Mapping[int, tuple[type, type | None]] = {120: (PeerFetch, PeerFetched)}
