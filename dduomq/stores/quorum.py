@@ -57,7 +57,7 @@ from dduomq.cluster.ports import (
 )
 from dduomq.cluster.raft_ready import LEADER
 from dduomq.cluster.raft_refusals import ChangeUnderWay, NoQuorumLeader, ProposalTooLarge
-from dduomq.errors import DduomqError, from_code
+from dduomq.errors import DduomqError, UsageError, from_code
 from dduomq.limits import (
     QUORUM_ATTEMPT_MS,
     QUORUM_COMMANDS_MAX,
@@ -119,6 +119,7 @@ class QuorumStore:
         self._client = 0
         self._client_lock = trio.Lock()
         self._session = 0
+        self._has_session = False
 
     # --- life ---------------------------------------------------------------------------------------
 
@@ -304,6 +305,17 @@ class QuorumStore:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """See `MetadataStore.session`."""
+        if self._has_session:
+            raise UsageError("this node has a session already")
+        self._has_session = True
+        try:
+            async with self._begun() as session:
+                yield session
+        finally:
+            self._has_session = False
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[Session]:
         asked_at, own, timeout_ms = trio.current_time(), self._links.own, self._session_timeout_ms
         begun = await self._execute(lambda origin: BeginSession(origin, own, timeout_ms))
         session = QuorumSession(_value(begun), timeout_ms, asked_at, self.mailbox, self._view, self._links)
@@ -321,6 +333,7 @@ class QuorumStore:
             if not session.is_over:
                 with trio.move_on_after(timeout_ms / 1000, shield=True):
                     await self._end(session.session)
+            session.end()
 
     async def _end(self, session: int) -> None:
         try:

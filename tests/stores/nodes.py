@@ -7,6 +7,7 @@ killed joins the tests of faults by a name in `FALLIBLE`.
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
+from random import Random
 
 import structlog
 
@@ -19,6 +20,8 @@ from dduomq.stores.embedded import EmbeddedStore
 from dduomq.stores.etcd import open_etcd
 from dduomq.stores.zookeeper import open_zookeeper
 from dduomq.system import DiskThreads
+from dduomq.testing.quorum_host import quorum_cluster
+from dduomq.testing.store import MemoryEngine
 from tests.stores.servers import EtcdServer, ZooKeeperServer
 
 SESSION_MS = 1_000
@@ -52,6 +55,46 @@ class Embedded:
             await threads.aclose()
 
 
+class Simulated:
+    """Several nodes in this process: whoever opens it first begins it, each that opens it is the next node."""
+
+    def __init__(self):
+        self._store_of = None
+        self._opened = 0
+
+    @asynccontextmanager
+    async def open(self):
+        self._opened += 1
+        if self._store_of is not None:
+            yield self._store_of(1 + (self._opened - 1) % 3)
+            return
+        async with self.begin() as self._store_of:
+            yield self._store_of(1)
+        self._store_of, self._opened = None, 0
+
+
+class Quorum(Simulated):
+    """Three nodes that keep the metadata themselves, on simulated disks and a simulated network."""
+
+    @asynccontextmanager
+    async def begin(self):
+        async with quorum_cluster(3, session_timeout_ms=SESSION_MS) as cluster:
+            await cluster.formed()
+            yield cluster.store
+
+
+class InMemory(Simulated):
+    """What other tests use in an engine's place."""
+
+    @asynccontextmanager
+    async def begin(self):
+        engine = MemoryEngine(Random(1))
+        async with open_flat_nursery() as nursery:
+            nursery.start_soon(engine.run)
+            yield engine.store
+            nursery.cancel_scope.cancel()
+
+
 class Remote:
     """An engine with servers; each test has a cluster's name of its own there."""
 
@@ -70,13 +113,15 @@ def open_at(kind, address, name):
     return open_etcd([f"http://{address}"], name, SESSION_MS)
 
 
-ENGINES = ["embedded", "etcd", "zookeeper"]
+ENGINES = ["embedded", "quorum", "memory", "etcd", "zookeeper"]
 FALLIBLE = ["etcd", "zookeeper"]
 SERVERS = {"etcd": EtcdServer, "zookeeper": ZooKeeperServer}
 
 
 def make_engine(kind, directory, server):
-    return Embedded(directory) if kind == "embedded" else Remote(kind, server(kind))
+    if kind in SERVERS:
+        return Remote(kind, server(kind))
+    return {"embedded": lambda: Embedded(directory), "quorum": Quorum, "memory": InMemory}[kind]()
 
 
 @asynccontextmanager
