@@ -115,7 +115,13 @@ class Nodes:
         except Exception as error:  # it is raised where the connection is waited for
             attempt.error = error
         finally:
-            del self._attempts[key]
+            self._attempts.pop(key, None)
+            attempt.done.set()
+
+    def close(self) -> None:
+        """No connection is made from now on, and nobody waits for one."""
+        self.is_closed = True
+        for attempt in self._attempts.values():
             attempt.done.set()
 
     async def _reach(self, node_id: int) -> Connection:
@@ -127,6 +133,8 @@ class Nodes:
                 dict.fromkeys(place for place in places if place is not None), lambda found: found.node_id == node_id
             )
         except NetworkError:
+            if self._routes.is_cluster:
+                self._reached.pop(node_id, None)  # it may be elsewhere now, as it says itself
             self._pauses[node_id] = anyio.current_time() + pause, min(pause * 2, PAUSE_MAX_S)
             raise
 

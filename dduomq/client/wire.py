@@ -87,7 +87,7 @@ class Wire:
 
     def close(self) -> None:
         """No connection is made from now on."""
-        self.nodes.is_closed = True
+        self.nodes.close()
 
     async def start(self) -> None:
         """Reach a node. Raises `NetworkError` that says what to do when nobody answers."""

@@ -41,13 +41,13 @@ class QuorumSession:
             self._over.set()
         return self._over.is_set()
 
-    def end(self) -> None:
-        """Its node has no more use for it."""
-        self._over.set()
-
     async def wait_lost(self) -> None:
         """Returns when the log has ended it, as far as this node has heard."""
         await self._over.wait()
+
+    def close(self) -> None:
+        """This node itself ends it."""
+        self._over.set()
 
     async def watch(self) -> None:
         """A task: look at the state whenever sessions have changed in it."""

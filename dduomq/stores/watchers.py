@@ -1,7 +1,4 @@
-"""Who watches the keys of a store that has them in this process.
-
-Always true: who watches is told of all changes of his keys from then on, or to scan again; see `Feed`.
-"""
+"""Who watches which keys of a store; what each has not taken yet is its `Feed`."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

@@ -116,6 +116,11 @@ class QuorumCluster:
         self.events.append({**event, "level": name, "time": trio.current_time()})
         raise structlog.DropEvent
 
+    def host(self, node: int, peers: Sequence[int]) -> QuorumHost:
+        """A node that has not been started yet."""
+        self.hosts[node] = QuorumHost(self, node, peers, f"node-{node}", SECRET)
+        return self.hosts[node]
+
     async def start(
         self, node: int, peers: Sequence[int] = (), *, machine: str = "", secret: str = SECRET
     ) -> QuorumHost:  # fmt: skip

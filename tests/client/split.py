@@ -40,6 +40,7 @@ class Cluster:
         self.unborn = set()  # topics that are only just being made
         self.produced = []  # (node id, topic, partition, bytes) of each part that a front has let in
         self.dialled = []
+        self.hangs = set()  # nodes to which dialling takes for ever
 
     def leader(self, place):
         nodes = sorted(self.fronts)
@@ -74,6 +75,8 @@ class Cluster:
         await trio.sleep(self.rng.uniform(*DELAY_S))
         front = self.fronts.get(port - FIRST_PORT)
         self.dialled.append(port - FIRST_PORT)
+        if port - FIRST_PORT in self.hangs:
+            await trio.sleep_forever()
         if front is None or not front.is_alive:
             raise ConnectionRefusedError(f"nobody listens at {port}")
         return SimTransport(await front.accept())

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from dduomq.client.group_events import Lost
-from dduomq.errors import DduomqError, NetworkError, NotEnoughReplicas, OutcomeUnknown
+from dduomq.errors import DduomqError, NetworkError, NotEnoughReplicas, OutcomeUnknown, UsageError
 from dduomq.wire import native
 from dduomq.wire.batch import read_header
 from dduomq.wire.cluster_errors import MetadataUnavailable
@@ -113,6 +113,27 @@ async def test_whoever_comes_to_a_node_by_two_ways_has_one_connection(autojump_c
         assert cluster.dialled == [3, 1, 1]
         await trio.sleep(1)
         assert [link.is_over for link in cluster.fronts[1].links].count(False) == 1
+
+
+@pytest.mark.parametrize("ticks", [0, 1, 2, 20])
+async def test_who_waits_for_a_connection_when_the_client_closes_is_told(autojump_clock, ticks):
+    """From outside of its block, too; whether dialling has begun or not."""
+    async with split() as cluster, trio.open_nursery() as nursery:
+        told = []
+
+        async def ask(mq):
+            with pytest.raises(UsageError, match="closed"):
+                await mq._wire.nodes.node(2)
+            told.append(True)
+
+        async with cluster.connect(1) as mq:
+            await mq.send("t", "0", partition=0)
+            cluster.hangs.add(2)
+            nursery.start_soon(ask, mq)
+            for _ in range(ticks):
+                await trio.lowlevel.checkpoint()
+        with anyio.fail_after(1):
+            await until(lambda: told)
 
 
 # --- sending ----------------------------------------------------------------------------------------

@@ -55,43 +55,50 @@ class Embedded:
             await threads.aclose()
 
 
-class Simulated:
-    """Several nodes in this process: whoever opens it first begins it, each that opens it is the next node."""
+class Quorum:
+    """Three nodes with a quorum of their own, on a simulated network and disks, in real time; their disks stay."""
 
     def __init__(self):
-        self._store_of = None
+        self._platters = {}
+        self._free = []
+        self._cluster = None
+
+    @asynccontextmanager
+    async def open(self):
+        if self._cluster is not None:
+            yield self._free.pop(0)
+            return
+        async with quorum_cluster(0) as cluster:
+            for node in (1, 2, 3):
+                host = cluster.host(node, (1, 2, 3))
+                host.platter = self._platters.setdefault(node, host.platter)
+                await cluster.start(node)
+            await cluster.formed()
+            self._cluster = cluster
+            self._free = [cluster.store(node) for node in (2, 3, 1, 2, 3, 1, 2, 3)]
+            try:
+                yield cluster.store(1)
+            finally:
+                self._cluster = None
+
+
+class InMemory:
+    """What other tests use in an engine's place: one engine, each that opens it is another node."""
+
+    def __init__(self):
+        self._engine = None
         self._opened = 0
 
     @asynccontextmanager
     async def open(self):
         self._opened += 1
-        if self._store_of is not None:
-            yield self._store_of(1 + (self._opened - 1) % 3)
+        if self._engine is not None:
+            yield self._engine.store(self._opened)
             return
-        async with self.begin() as self._store_of:
-            yield self._store_of(1)
-        self._store_of, self._opened = None, 0
-
-
-class Quorum(Simulated):
-    """Three nodes that keep the metadata themselves, on simulated disks and a simulated network."""
-
-    @asynccontextmanager
-    async def begin(self):
-        async with quorum_cluster(3, session_timeout_ms=SESSION_MS) as cluster:
-            await cluster.formed()
-            yield cluster.store
-
-
-class InMemory(Simulated):
-    """What other tests use in an engine's place."""
-
-    @asynccontextmanager
-    async def begin(self):
-        engine = MemoryEngine(Random(1))
+        self._engine = engine = MemoryEngine(Random(1))
         async with open_flat_nursery() as nursery:
             nursery.start_soon(engine.run)
-            yield engine.store
+            yield engine.store(self._opened)
             nursery.cancel_scope.cancel()
 
 
