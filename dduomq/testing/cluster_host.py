@@ -189,6 +189,9 @@ class ClusterHost:
             self._trace("no start" if life.node is None else "given up", self.name, error.message)
             if isinstance(error, ConfigError) and life.node is not None:
                 raise
+        except ExceptionGroup:  # of a node that was killed, whatever it died of
+            if not life.network.is_dead:
+                raise
         finally:
             life.node = None
 
