@@ -172,10 +172,14 @@ class ClusterHost:
             await trio.sleep(AGAIN_S)
 
     async def _live(self, life: Life) -> None:
-        with life.scope:
-            while not life.over.is_set():
-                await self._live_once(life)
-                await trio.sleep(AGAIN_S)
+        try:
+            with life.scope:
+                while not life.over.is_set():
+                    await self._live_once(life)
+                    await trio.sleep(AGAIN_S)
+        except ExceptionGroup:  # whatever a killed node died of is nobody's business
+            if not life.network.is_dead:
+                raise
         life.ended.set()
 
     async def _live_once(self, life: Life) -> None:
@@ -188,9 +192,6 @@ class ClusterHost:
         except (ConfigError, StorageError) as error:  # a node that has given up says why
             self._trace("no start" if life.node is None else "given up", self.name, error.message)
             if isinstance(error, ConfigError) and life.node is not None:
-                raise
-        except ExceptionGroup:  # of a node that was killed, whatever it died of
-            if not life.network.is_dead:
                 raise
         finally:
             life.node = None
