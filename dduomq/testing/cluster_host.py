@@ -172,10 +172,14 @@ class ClusterHost:
             await trio.sleep(AGAIN_S)
 
     async def _live(self, life: Life) -> None:
-        with life.scope:
-            while not life.over.is_set():
-                await self._live_once(life)
-                await trio.sleep(AGAIN_S)
+        try:
+            with life.scope:
+                while not life.over.is_set():
+                    await self._live_once(life)
+                    await trio.sleep(AGAIN_S)
+        except ExceptionGroup:  # whatever a killed node died of is nobody's business
+            if not life.network.is_dead:
+                raise
         life.ended.set()
 
     async def _live_once(self, life: Life) -> None:

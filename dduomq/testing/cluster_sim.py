@@ -19,6 +19,7 @@ from dduomq.testing.checker import History, check
 from dduomq.testing.clock import SeededScheduler, SimClock
 from dduomq.testing.cluster_checker import ClusterViolation, Disks, Leaderships, Look, differences
 from dduomq.testing.cluster_host import HEAL_S, ClusterHost, make_hosts, name_of
+from dduomq.testing.cluster_operator import ClusterOperator
 from dduomq.testing.cluster_trouble import CLOCK_JUMP_MAX_MS, Trouble
 from dduomq.testing.delayers import FAR_MS, Delayer, make_later
 from dduomq.testing.network import SimNetwork
@@ -60,6 +61,7 @@ class ClusterSimulation:
             replication=min(REPLICAS, self.nodes),
         )  # fmt: skip
         self.operator = Operator(self.world, TOPICS)
+        self.mover = ClusterOperator(self.world, TOPICS, list(range(1, self.nodes + 1)))
         self.audit = Audit(self.world, TOPICS)
         self.look = Look(
             Leaderships(self.trace) if self.nodes > 1 else None,
@@ -94,7 +96,7 @@ class ClusterSimulation:
         self.look.check()
         return Outcome(
             self.seed, self._hash.hexdigest(), len(self.history.acked), len(self.history.seen), self._events,
-            trouble.happened | {"new leader": self.look.changes},
+            trouble.happened | self.mover.done | {"new leader": self.look.changes},
         )  # fmt: skip
 
     def _set_clocks(self) -> None:
@@ -134,6 +136,8 @@ class ClusterSimulation:
                 clients.start_soon(Worker(self.world, f"w{number}", TOPICS[0]).run)
             clients.start_soon(Watcher(self.world).run)
             clients.start_soon(self.operator.run)
+            if self.nodes > 1:
+                clients.start_soon(self.mover.run)
             clients.start_soon(trouble.run)
             clients.start_soon(self._stop_sending)
 
@@ -149,6 +153,8 @@ class ClusterSimulation:
         with trio.fail_after(HEAL_S):
             for host in self.hosts:
                 await host.wait_ready()
+            if self.nodes > 1:
+                await persist(self.mover.settle)
             await persist(self._restore_logs)
             await persist(self.audit.records)
             await persist(self.audit.group)

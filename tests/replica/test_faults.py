@@ -304,6 +304,23 @@ async def test_a_follower_that_is_behind_the_start_begins_anew(autojump_clock):
         assert (await cluster.send_to_leader(b"after")).base_offset == 40
 
 
+async def test_a_follower_begins_anew_where_the_start_lies_inside_a_batch(autojump_clock):
+    """The leader sends the whole batch, which begins before its log does."""
+    async with running(segment_bytes="1024") as cluster:
+        await cluster.send(1, b"0")
+        await cluster.nodes[3].kill()
+        await cluster.away(3)
+        for _ in range(10):
+            await cluster.send(1, *[b"x" * 100] * 4)
+        await ask(cluster.nodes[1].mailbox, lambda reply: Purge(offset=31, reply=reply))
+        await cluster.nodes[3].start()
+        await cluster.until_isr(1, 2, 3)
+        state = (await cluster.nodes[3].describe()).log
+        assert (state.log_start_offset, state.log_end_offset) == (31, 41)
+        await cluster.elect(3)
+        assert (await cluster.send_to_leader(b"after")).base_offset == 41
+
+
 async def test_the_start_of_the_log_is_followed(autojump_clock):
     async with running(segment_bytes="1024") as cluster:
         for n in range(40):
