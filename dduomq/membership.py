@@ -85,6 +85,12 @@ class Engine(Protocol):
     async def open(self, nursery: trio.Nursery) -> str:
         """Return when it can be used, with the cluster's id."""
 
+    async def leave(self) -> None:
+        """The node is about to stop: nobody is to wait for it."""
+
+    async def forget(self, node_id: int) -> None:
+        """A node takes no part in it any more. Raises `InvalidChange` and what `MetadataStore.txn` raises."""
+
 
 EngineMaker: TypeAlias = Callable[["Surroundings", PeerBook, PeerHandlers, Links], Engine]
 
@@ -208,7 +214,7 @@ class Member:
         )  # fmt: skip
         self.cluster: ClusterAdmin | None = ClusterAdmin(
             self.store, self._registration, peers=[peer.node_id for peer in config.peers],
-            default_factor=config.default_replication_factor, log=around.log,
+            default_factor=config.default_replication_factor, log=around.log, forget_member=self._engine.forget,
         )  # fmt: skip
         self._writer = RecordWriter(self.store, around.log)
         self._replication = Replication(
@@ -312,6 +318,7 @@ class Member:
     async def leave(self) -> None:
         if self._registration.is_registered:
             await self._registration.leave(LEAVE_TIMEOUT_S)
+            await self._engine.leave()
 
     def nodes(self, listener: str) -> Sequence[ClientAddress]:
         records = self._registration.nodes.records
@@ -355,6 +362,13 @@ class QuorumEngine:
         await self._quorum.formed()
         return self._book.cluster_id
 
+    async def leave(self) -> None:
+        await self._quorum.hand_over()
+
+    async def forget(self, node_id: int) -> None:
+        if node_id in self._book.members:
+            await self._quorum.remove_member(node_id)
+
 
 class OutsideEngine:
     """An engine that stands elsewhere. A data directory belongs to one cluster for ever, so it keeps that one's id."""
@@ -380,6 +394,12 @@ class OutsideEngine:
         if not kept:
             await on_disk(ports.disk, lambda: files.replace(path, f"{found}\n".encode()))
         return found
+
+    async def leave(self) -> None:
+        """The engine goes on."""
+
+    async def forget(self, node_id: int) -> None:
+        """It knows of nodes only what they say themselves."""
 
     async def _minted(self) -> str:
         """The cluster's id: the first node that comes mints it."""

@@ -77,6 +77,12 @@ class OutsideEngine:
     async def open(self, _nursery: trio.Nursery) -> str:
         return CLUSTER_ID
 
+    async def leave(self) -> None:
+        """It goes on."""
+
+    async def forget(self, _node_id: int) -> None:
+        """It knows of nodes only what they say themselves."""
+
 
 def name_of(node_id: int) -> str:
     return f"node-{node_id}"
