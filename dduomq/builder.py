@@ -40,7 +40,7 @@ from dduomq.actors.router import (
 )
 from dduomq.actors.routes import Routes
 from dduomq.actors.supervisor import ActorStatus, Supervisor
-from dduomq.cluster.image import NO_LEADER, PARTITIONS, TOPICS, decode_partition, decode_topic
+from dduomq.cluster.image import NO_LEADER, PARTITIONS, TOPICS, PartitionRecord, decode_partition, decode_topic
 from dduomq.cluster.ports import Changed, MetadataStore, Versioned
 from dduomq.config import Address, Config
 from dduomq.listeners.admit import Gate
@@ -54,7 +54,7 @@ from dduomq.log.memory import MemoryFiles
 from dduomq.membership import Alone, EngineMaker, Member, Membership, Surroundings, is_member, on_disk
 from dduomq.ports import Listener, Ports
 from dduomq.stores.engines import open_outside, parse_engine
-from dduomq.wire.peer_calls import COORDINATOR, PARTITION, WHEEL
+from dduomq.wire.peer_calls import COORDINATOR, PARTITION, REPLICA, WHEEL
 
 if TYPE_CHECKING:
     from dduomq.client.client import Client
@@ -283,6 +283,7 @@ class Builder:
             store=membership.store, routes=routes, router=self._router, clock=ports.clock, rng=ports.rng,
             log=self._log, defaults=TopicDefaults(config.default_partitions, config.auto_create_topics, config.topic),
             cluster=membership.cluster,
+            open_replica=None if corridor is None else partial(_open_replica, corridor),
         )  # fmt: skip
         topics = GroupTopics(admin, routes, self._log, nursery.start_soon)
 
@@ -373,6 +374,12 @@ def _open_door(corridor: Corridor, routes: Routes, topic: str, topic_id: str, pa
 
     door = Door(f"{topic}-{partition}", corridor, PARTITION, topic_id, partition, where)
     return door
+
+
+def _open_replica(corridor: Corridor, record: PartitionRecord, node_id: int) -> Door:
+    """The way to one replica, whoever leads."""
+    name = f"{record.topic}-{record.partition} on node {node_id}"
+    return Door(name, corridor, REPLICA, record.topic_id, record.partition, lambda: node_id)
 
 
 def _all_topics(held: Sequence[Versioned]) -> TopicsSeen:

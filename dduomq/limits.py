@@ -158,7 +158,6 @@ REPLICA_PART_BYTES_MAX = 1 * MIB
 REPLICA_BACKOFF_MS = 50
 REPLICA_BACKOFF_MS_MAX = 2_000
 REPLICA_REQUEST_TIMEOUT_MS = 10_000  # beyond the wait that was asked for
-ISR_CHANGES_AT_ONCE = 64  # in one transaction
 ISR_BACKOFF_MS = 100
 ISR_BACKOFF_MS_MAX = 2_000
 # metadata
@@ -168,6 +167,7 @@ METADATA_TRANSACTION_BYTES_MAX = 512 * KIB  # half of what ZooKeeper takes in on
 METADATA_CALL_TIMEOUT_MS = 5_000  # then an engine that stands elsewhere is taken as out of reach
 METADATA_START_TIMEOUT_MS = 10_000
 METADATA_SCAN_PAGE = 1_000  # keys of one answer
+METADATA_WATCH_KEYS_MAX = 1_024  # that one watcher has not taken yet; beyond that it scans again
 
 # the metadata quorum
 RAFT_MEMBERS_MAX = 1_000  # voters and learners
@@ -192,7 +192,6 @@ QUORUM_COMMANDS_MAX = 256  # of one node that are under way
 QUORUM_SNAPSHOT_ENTRIES = 10_000  # applied since the last snapshot, or so many bytes
 QUORUM_SNAPSHOT_BYTES = 8 * MIB
 QUORUM_FORMING_MS = 200  # between two looks around, before a cluster has formed
-QUORUM_WATCH_KEYS_MAX = 1_024  # that one watcher has not taken yet; beyond that it scans again
 VOTERS_MAX = 5
 
 # a cluster

@@ -16,7 +16,7 @@ from dduomq.actors.actor import Mailbox
 from dduomq.actors.cluster_admin import ClusterAdmin
 from dduomq.actors.controller import Controller
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.door import Corridor
+from dduomq.actors.door import Corridor, Door
 from dduomq.actors.following import follow
 from dduomq.actors.isr import RecordWriter
 from dduomq.actors.link import Links, LinkWorld
@@ -39,7 +39,7 @@ from dduomq.cluster.image import (
 )
 from dduomq.cluster.ports import Changed, Check, MetadataConflict, MetadataStore, Put, Versioned
 from dduomq.config import Address, Config, PeerAddress
-from dduomq.errors import ConfigError, UnknownTopicOrPartition
+from dduomq.errors import ConfigError, NotLeader, UnknownTopicOrPartition
 from dduomq.listeners.peer import PeerContext, PeerHandlers, PeerServer
 from dduomq.listeners.peer_calls import call
 from dduomq.listeners.peer_replication import ReplicaServer
@@ -229,7 +229,10 @@ class Member:
             name = routes.name_of(topic_id)
             if name is None:
                 raise UnknownTopicOrPartition(f"there is no topic with the id {topic_id} here yet")
-            return routes.partition(name, partition)
+            mailbox = routes.partition(name, partition)
+            if isinstance(mailbox, Door):
+                raise NotLeader(f"node {self._around.config.node_id} does not lead {mailbox.name}")
+            return mailbox
 
         async def answer(_asker: PeerContext, body: Call, payload: memoryview) -> tuple[CallAnswer, Sequence[Buffer]]:
             return await call(services, body, payload)

@@ -22,6 +22,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float: ...
 
+    def when(self, wall_ms: int) -> float:
+        """The monotonic time at which the wall clock, if nobody sets it, shows that."""
+
 
 class FileRange(Protocol):
     """An open file that a stream may send from; see `dduomq.log.files.Lease`."""

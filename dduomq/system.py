@@ -34,6 +34,9 @@ class SystemClock:
     def monotonic(self) -> float:
         return trio.current_time()
 
+    def when(self, wall_ms: int) -> float:
+        return trio.current_time() + (wall_ms * 1_000_000 - time.time_ns()) / 1e9
+
 
 class TcpStream:
     """A connected TCP socket. See `dduomq.ports.Stream`."""

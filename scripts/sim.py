@@ -6,6 +6,7 @@ import time
 import traceback
 from collections import Counter
 
+from dduomq.testing.cluster_sim import simulate_cluster
 from dduomq.testing.sim import Outcome, simulate
 
 
@@ -32,16 +33,18 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--seed", type=int, help="run this seed")
     which.add_argument("--seeds", type=seeds, help="run all seeds of a range, FIRST..LAST (default 0..19)")
+    parser.add_argument("--cluster", action="store_true", help="several nodes and their clients, not one")
     given = parser.parse_args()
+    run, flag = (simulate_cluster, "--cluster ") if given.cluster else (simulate, "")
     wanted = range(given.seed, given.seed + 1) if given.seed is not None else given.seeds or range(20)
     begun, failed, faults = time.perf_counter(), 0, Counter[str]()
     for seed in wanted:
         try:
-            outcome = simulate(seed)
+            outcome = run(seed)
         except Exception:
             failed += 1
             traceback.print_exc()
-            print(f"seed {seed} FAILED; replay it with: ./scripts/sim --seed {seed}")
+            print(f"seed {seed} FAILED; replay it with: ./scripts/sim {flag}--seed {seed}")
         else:
             faults.update(outcome.faults)
             show(outcome)

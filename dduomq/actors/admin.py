@@ -18,6 +18,7 @@ from dduomq.actors.routes import Routes, TopicRoute
 from dduomq.cluster.image import (
     PRODUCER_IDS,
     TOPICS,
+    PartitionRecord,
     TopicRecord,
     decode_topic,
     decode_value,
@@ -81,8 +82,13 @@ class Admin:
         defaults: TopicDefaults,
         log: structlog.stdlib.BoundLogger,
         cluster: ClusterAdmin | None = None,
+        open_replica: Callable[[PartitionRecord, int], Mailbox] | None = None,
     ) -> None:
-        """`cluster`: None of a node alone, which keeps every partition and writes nothing down about that."""
+        """`cluster`: None of a node alone, which keeps every partition and writes nothing down about that.
+
+        `open_replica`: the way to the replica of a partition on another node.
+        """
+        self._open_replica = open_replica
         self.cluster = cluster
         self._store = store
         self._routes = routes
@@ -280,9 +286,14 @@ class Admin:
         return start
 
     async def restore_log(self, topic: str, partition: int) -> None:
-        """Bring a log back that a disk failure took offline."""
-        mailbox = self._routes.anywhere(topic, partition)
-        await ask(mailbox, lambda reply: Restore(reply=reply))
+        """Bring a log back that a disk failure took offline, on every node that keeps a replica and is alive."""
+        record = self._routes.check(topic, partition).records[partition]
+        for node in record.replicas:
+            if node == self._routes.node_id:
+                await ask(self._routes.replica(topic, partition), lambda reply: Restore(reply=reply))
+            elif self._open_replica is not None and self.cluster is not None and node in self.cluster.alive:
+                mailbox = self._open_replica(record, node)
+                await ask(mailbox, lambda reply: Restore(reply=reply))
         self._log.info("log_restored", topic=topic, partition=partition)
 
     # --- producers ----------------------------------------------------------------------------------

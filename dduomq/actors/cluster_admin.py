@@ -94,6 +94,11 @@ class ClusterAdmin:
         """The numbers of all nodes, alive or not."""
         return sorted(self._peers | set(self.registration.nodes.records))
 
+    @property
+    def alive(self) -> Collection[int]:
+        """The numbers of the nodes that are registered."""
+        return self.registration.nodes.records.keys()
+
     def state(self) -> ClusterState:
         nodes = self.registration.nodes
         return ClusterState.of(nodes.epochs, nodes.admitted, nodes.draining)

@@ -17,7 +17,7 @@ from dduomq.actors.internal_topic import InternalTopic, Kind
 from dduomq.actors.routes import Routes
 from dduomq.actors.supervisor import Supervisor
 from dduomq.actors.wheel import WheelActor
-from dduomq.actors.wheel_firing import WheelWorld
+from dduomq.actors.wheel_sending import WheelWorld
 from dduomq.errors import DduomqError, DelayedNotFound, WheelNotAvailable
 from dduomq.limits import DELAY_PARTITIONS
 from dduomq.ports import Clock

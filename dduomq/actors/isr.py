@@ -23,7 +23,7 @@ from dduomq.cluster.ports import (
     Put,
 )
 from dduomq.errors import DduomqError
-from dduomq.limits import ISR_BACKOFF_MS, ISR_BACKOFF_MS_MAX, ISR_CHANGES_AT_ONCE, REPLICA_CHECK_MS
+from dduomq.limits import ISR_BACKOFF_MS, ISR_BACKOFF_MS_MAX, REPLICA_CHECK_MS, TXN_OPERATIONS_MAX
 
 STEP_MS = 250
 
@@ -65,9 +65,19 @@ class RecordWriter:
                 if not ready:
                     await self._news.wait()
                     continue
-                taken = [self._waiting.pop(key) for key in ready[:ISR_CHANGES_AT_ONCE]]
+                taken = [self._waiting.pop(key) for key in self._for_one_transaction(ready)]
                 self._under_way.update(id(change.mailbox) for change in taken)
                 nursery.start_soon(self._write_all, taken)
+
+    def _for_one_transaction(self, ready: list[int]) -> list[int]:
+        """The first of those that are ready, as many as an engine takes at once; one at least."""
+        count = size = 0
+        for key in ready:
+            size += 2 + len(self._waiting[key].epochs)
+            if size > TXN_OPERATIONS_MAX:
+                break
+            count += 1
+        return ready[: max(count, 1)]
 
     async def _check(self) -> None:
         """Each once in `check_ms`, spread evenly."""

@@ -133,7 +133,10 @@ class FollowerPart:
             for position, header in check_batches(message.data)
         ]
         replica.in_hand = message
-        self._write_replicated(replica, log)
+        if replica.batches and log.log_start_offset == log.log_end_offset > replica.batches[0].header.base_offset:
+            self._cut(log, Reset(replica.batches[0].header.base_offset))  # the leader's log begins inside this batch
+        else:
+            self._write_replicated(replica, log)
 
     def _write_replicated(self, replica: Replica, log: ReplicaLog) -> None:
         while replica.batches:

@@ -343,7 +343,10 @@ class ReplicaPart(FollowerPart):
         message, replica.in_hand = replica.in_hand, None
         if message is not None:
             log = self._log
-            if isinstance(log, ReplicaLog):
+            if isinstance(log, ReplicaLog) and replica.batches:  # it was cut for them
+                replica.in_hand = message
+                self._write_replicated(replica, log)
+            elif isinstance(log, ReplicaLog):
                 assert message.reply is not None
                 message.reply.set(FollowerAt(log.log_end_offset, log.last_epoch))
             else:

@@ -12,6 +12,7 @@
 | AskRead | store | None | nothing | the quorum is asked how far this node must be |
 | BeatCame | store | BeatAnswer | nothing | the session was heard |
 | AskChange | store | the index | nothing | a member is added, promoted or removed |
+| HandOver | store | whether there is another | nothing | a leader has another voter lead |
 
 Always true: what must be synced is synced by a disk job before anything of it is said, one job at a time; meanwhile
 ticks and messages go on. All that waits is handled before the machine is asked once what is to be done: that is one
@@ -45,6 +46,7 @@ from dduomq.actors.quorum_messages import (
     BeatCame,
     Begin,
     Encoded,
+    HandOver,
     Opened,
     OpenedMember,
     Propose,
@@ -118,6 +120,7 @@ class QuorumActor(Actor):
         AskRead: "_on_read",
         BeatCame: "_on_beat",
         AskChange: "_on_change",
+        HandOver: "_on_hand_over",
     }
 
     def __init__(self, mailbox: Mailbox, world: QuorumWorld) -> None:
@@ -300,6 +303,14 @@ class QuorumActor(Actor):
         proposed = raft.change(kinds[message.kind](peer if named is None or message.kind == "add" else named))
         self._waiting[proposed.index] = (proposed.term, reply)
         self._world.log.info("member_changes", change=message.kind, node=message.node)
+
+    def _on_hand_over(self, message: HandOver) -> None:
+        raft = self._running()
+        successor = None if raft.leadership is None else raft.leadership.successor()
+        if successor is not None:
+            raft.transfer(successor)
+        assert message.reply is not None
+        message.reply.set(successor is not None)
 
     def _on_read(self, message: AskRead) -> None:
         self._running()

@@ -112,6 +112,11 @@ class AskChange(Message):
     directory: str
 
 
+@attrs.frozen(kw_only=True)
+class HandOver(Message):
+    """A leader is about to stop: the voter that has most of the log leads next. Answered with whether there is one."""
+
+
 class QuorumView:
     """What the actor lets others of its node see; it outlives the actor's restarts. Only the actor changes it."""
 

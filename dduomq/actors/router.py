@@ -117,8 +117,8 @@ class RouterSetup:
 
 class RouterActor(Actor):
     __slots__ = (
-        "_awaiting", "_changed", "_closing", "_deferred", "_disk", "_doors", "_going", "_held", "_leaving", "_local",
-        "_opening", "_routes", "_setup", "_told", "_versions", "_waiting_open",
+        "_awaiting", "_changed", "_closing", "_deferred", "_disk", "_doors", "_going", "_has_opened", "_held",
+        "_leaving", "_local", "_opening", "_routes", "_setup", "_told", "_versions", "_waiting_open",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         TopicsSeen: "_on_topics_seen",
@@ -148,6 +148,7 @@ class RouterActor(Actor):
         self._deferred: dict[str, TopicSeen] = {}
         self._awaiting: list[AwaitTopic] = []
         self._waiting_open: list[AwaitOpen] = []
+        self._has_opened = False  # what was there when the node started
         self._closing: CloseAll | None = None
 
     # --- metadata -----------------------------------------------------------------------------------
@@ -225,7 +226,9 @@ class RouterActor(Actor):
             assert seen.record is not None
             mailboxes.append(self._place(record, settings, seen))
             records.append(seen.record)
-        return TopicRoute(record, settings, tuple(mailboxes), tuple(records))
+        found = {at: self._local.get((record.topic_id, at)) for at in range(record.partitions)}
+        kept = {at: mailbox for at, mailbox in found.items() if mailbox is not None}
+        return TopicRoute(record, settings, tuple(mailboxes), tuple(records), kept)
 
     def _seen(self, record: TopicRecord, at: int) -> PartitionSeen:
         """Who keeps the partition; a node alone does, and before it is known nobody leads it."""
@@ -279,6 +282,7 @@ class RouterActor(Actor):
             setup.clean,
             seen.record if seen.version else None,
             seen.version,
+            is_found=not self._has_opened,
         )
         mailbox = Mailbox(name)
         self._opening.add(name)
@@ -389,6 +393,7 @@ class RouterActor(Actor):
                     self._awaiting.append(message)
         if not self._opening:
             opened, self._waiting_open = self._waiting_open, []
+            self._has_opened = self._has_opened or bool(opened)
             for ready in opened:
                 if ready.reply is not None:
                     ready.reply.set(None)

@@ -17,12 +17,13 @@ from dduomq.log.settings import TopicSettings
 
 @attrs.frozen
 class TopicRoute:
-    """A topic, and by number the ways to its partitions and who keeps them."""
+    """A topic, and by number the ways to its partitions and who keeps them. `kept`: the replicas of this node."""
 
     record: TopicRecord
     settings: TopicSettings
     partitions: tuple[Mailbox, ...]
     records: tuple[PartitionRecord, ...]
+    kept: Mapping[int, Mailbox] = attrs.field(factory=dict)
 
 
 class Routes:
@@ -64,6 +65,13 @@ class Routes:
     def anywhere(self, topic: str, partition: int) -> Mailbox:
         """The way to the partition's leader, wherever that is. Raises `UnknownTopicOrPartition`."""
         return self.check(topic, partition).partitions[partition]
+
+    def replica(self, topic: str, partition: int) -> Mailbox:
+        """The replica that is kept here, whoever leads. Raises `UnknownTopicOrPartition`."""
+        found = self.check(topic, partition).kept.get(partition)
+        if found is None:
+            raise UnknownTopicOrPartition(f"node {self.node_id} keeps no replica of {topic}-{partition}")
+        return found
 
     def partition(self, topic: str, partition: int) -> Mailbox:
         """What is led here. Raises `UnknownTopicOrPartition`; `NotLeader`, `LeaderNotAvailable` for what is not."""

@@ -39,7 +39,7 @@ from dduomq.actors.journal import NEVER, Begun, Fetched, Journal, JournalWorld, 
 from dduomq.actors.partition_messages import Acked
 from dduomq.actors.record_reader import PieceFound, PieceRead
 from dduomq.actors.wheel_cleaning import WheelCleaning
-from dduomq.actors.wheel_firing import WheelFiring, WheelWorld
+from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import (
     CancelDelayed,
     Confirm,
@@ -61,6 +61,7 @@ from dduomq.actors.wheel_messages import (
 )
 from dduomq.actors.wheel_reader import Found, WheelReader
 from dduomq.actors.wheel_schedules import WheelSchedules
+from dduomq.actors.wheel_sending import WheelSending, WheelWorld
 from dduomq.delay import records, runs
 from dduomq.delay.handover import Origin
 from dduomq.delay.records import NEW, NO_ORIGIN, Pair, Parked, Target
@@ -87,7 +88,7 @@ class WheelActor(Actor):
 
     __slots__ = (
         "_alarm_at", "_cleaning", "_early", "_failure", "_firing", "_journal", "_number", "_parking", "_reader",
-        "_replay", "_schedules", "_world",
+        "_replay", "_rescheduling", "_schedules", "_sending", "_world",
     )  # fmt: skip
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         Park: "_on_park",
@@ -121,14 +122,16 @@ class WheelActor(Actor):
         journal = JournalWorld(partition, world.disk, world.clock, world.log, WheelNotAvailable)
         self._journal: Journal[Said] = Journal(mailbox, journal, runs.read, lambda said: self._replay.apply(said))
         self._reader = WheelReader(mailbox, partition, world.disk, self._damaged)
-        self._firing = WheelFiring(mailbox, number, world, self._journal, self._reader, self._fail)
+        self._sending = WheelSending(mailbox, number, world, self._journal, self._reader, self._fail)
+        self._firing = WheelFiring(world, self._journal, self._reader, self._sending, self._fail)
         self._schedules = WheelSchedules(world.clock, self._journal, self._reader, self._firing, self._fail)
         self._cleaning = WheelCleaning(
-            mailbox, partition, world.disk, world.clock, self._journal, self._firing, self._fail
+            mailbox, partition, world.disk, world.clock, self._journal, self._firing, self._sending, self._fail
         )
         self._replay = Replay(world.clock.wall_ms())
         self._early: list[Park | Unpark] = []  # they came before the log was read
         self._parking: dict[tuple[object, Origin], list[Reply[ParkedMessages]]] = {}  # on their way into the log
+        self._rescheduling = 0  # messages that are taken out, and on their way into the log again
         self._failure: DduomqError | None = None
         self._alarm_at = NEVER
 
@@ -189,7 +192,7 @@ class WheelActor(Actor):
         self._cleaning.read_done(message)
 
     def _damaged(self, offset: int, error: DduomqError) -> None:
-        self._firing.damaged.add(offset)
+        self._sending.damaged.add(offset)
         self._world.log.error("delayed_message_damaged", wheel=self.mailbox.name, offset=offset, reason=error.message)
 
     def _fail(self, error: DduomqError) -> None:
@@ -252,7 +255,7 @@ class WheelActor(Actor):
         return self._firing.wheel.not_handed(messages)
 
     def _parked(self, messages: tuple[Parked, ...], acked: Acked) -> tuple[Pair, ...]:
-        return tuple(self._firing.parked(messages, acked.base_offset))
+        return tuple(self._firing.wheel.parked(messages, acked.base_offset, self._world.clock.wall_ms()))
 
     def _on_unpark(self, message: Unpark) -> None:
         """What has been stored once is not taken back: the refusal is of a batch that came again, and late."""
@@ -270,7 +273,6 @@ class WheelActor(Actor):
     def _cancel(self, pairs: Iterable[Pair], target: Target | None = None, origin: Origin = NO_ORIGIN) -> bool:
         found = self._firing.wheel.cancel(pairs)
         if found or target is not None:
-            self._firing.near.drop(entry.number for entry in found)
             gone = [(entry.due_ms, entry.number) for entry in found]
             self._journal.store_together([records.encode_cancelled(gone, target, origin)], self._noted)
         return bool(found)
@@ -279,6 +281,11 @@ class WheelActor(Actor):
         if isinstance(result, DduomqError):
             self._fail(result)
 
+    def _gone(self, pair: Pair) -> str:
+        if self._firing.is_on_its_way(pair[1]):
+            return f"the message with the id …-{pair[0]}-{pair[1]} is on its way: it is due in a moment, or has been"
+        return f"no message with the id …-{pair[0]}-{pair[1]} waits: it has been delivered or cancelled, or never was"
+
     # --- what an operator may do --------------------------------------------------------------------
 
     def _on_find(self, message: FindDelayed) -> None:
@@ -286,7 +293,7 @@ class WheelActor(Actor):
         assert message.reply is not None
         entry = self._firing.wheel.find(*message.pair)
         if entry is None:
-            raise DelayedNotFound(_gone(message.pair))
+            raise DelayedNotFound(self._gone(message.pair))
         name = self._firing.wheel.schedule_of(entry.number)
         if name is not None:
             raise DelayedNotFound(f"it belongs to the schedule {name!r}: pause or delete that")
@@ -297,7 +304,7 @@ class WheelActor(Actor):
         reply = message.reply
         assert reply is not None
         if not self._cancel([message.pair]):
-            raise DelayedNotFound(_gone(message.pair))
+            raise DelayedNotFound(self._gone(message.pair))
 
         def stored(result: Acked | DduomqError) -> None:
             if isinstance(result, DduomqError):
@@ -312,7 +319,7 @@ class WheelActor(Actor):
         self._check_loaded()
         entry = self._firing.wheel.find(*message.pair)
         if entry is None:
-            raise DelayedNotFound(_gone(message.pair))
+            raise DelayedNotFound(self._gone(message.pair))
         if self._reader.is_busy:
             raise WheelNotAvailable(f"{self.mailbox.name} is reading what is due; try again")
         self._reader.read_entries(
@@ -328,15 +335,17 @@ class WheelActor(Actor):
             return
         gone = self._firing.wheel.cancel([message.pair])
         if not gone:
-            reply.fail(DelayedNotFound(_gone(message.pair)))
+            reply.fail(DelayedNotFound(self._gone(message.pair)))
             return
-        self._firing.near.drop([held.number])
         moved = Parked(
             message.due_ms, NEW, -1, held.target, held.origin if held.is_handed_over else NO_ORIGIN, held.key,
             held.value, held.headers,
         )  # fmt: skip
 
+        self._rescheduling += 1
+
         def stored(result: Acked | DduomqError) -> None:
+            self._rescheduling -= 1
             if isinstance(result, DduomqError):
                 self._fail(result)
                 reply.fail(result)
@@ -352,7 +361,8 @@ class WheelActor(Actor):
         limit = max(0, min(message.limit, DELAY_LIST_MAX))
         found = islice(wheel.entries(message.after, message.topic), limit)
         messages = tuple(Waiting((entry.due_ms, entry.number), wheel.target(entry)) for entry in found)
-        reply.set(WaitingMessages(messages, self._firing.count - len(wheel.scheduled)))
+        count = self._firing.count + self._rescheduling
+        reply.set(WaitingMessages(messages, count - len(wheel.scheduled)))
 
     # --- recurring ----------------------------------------------------------------------------------
 
@@ -385,12 +395,12 @@ class WheelActor(Actor):
 
     def _on_sent(self, message: Sent) -> None:
         if self._journal.is_loaded:  # else it is sent again, once that is so
-            self._firing.sent(message)
+            self._sending.sent(message)
 
     def _set_alarm(self) -> None:
         at = self._journal.retry_at
         if self._journal.is_loaded:
-            due = min(self._firing.next_at(), self._cleaning.next_at())
+            due = min(self._firing.next_at(), self._sending.next_at(), self._cleaning.next_at())
             if due != NEVER:
                 at = min(at, due, self._world.clock.monotonic() + LOOK_S)
         if at < self._alarm_at:
@@ -406,6 +416,7 @@ class WheelActor(Actor):
             self._failure = None  # whoever waited for a record has been told now, and complains again
             self._replay = Replay(self._world.clock.wall_ms())
         if self._journal.is_loaded:
+            self._sending.go()
             self._firing.go()
             self._cleaning.go()
         self._journal.flush()
@@ -429,7 +440,3 @@ class WheelActor(Actor):
         await self._journal.quiesce()
         await self._reader.quiesce()
         await self._cleaning.quiesce()
-
-
-def _gone(pair: Pair) -> str:
-    return f"no message with the id …-{pair[0]}-{pair[1]} waits: it has been delivered or cancelled, or never was"

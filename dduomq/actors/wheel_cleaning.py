@@ -14,6 +14,7 @@ from dduomq.actors.journal import NEVER, SERIALS, Journal, each, read_piece
 from dduomq.actors.partition_messages import Acked, Fetch, FetchPlan
 from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import HeadFound, HeadRead
+from dduomq.actors.wheel_sending import WheelSending
 from dduomq.delay import records
 from dduomq.delay.records import Fired, Handed, Parked, Position, Record
 from dduomq.delay.runs import Said
@@ -24,7 +25,6 @@ from dduomq.wire.records import size_of
 
 PIECE_BYTES = 1 * MIB
 AGAIN_S = 0.5
-ROUND_S = 0.005  # what is taken from the wheel is on its way soon
 
 
 class WheelCleaning:
@@ -40,6 +40,7 @@ class WheelCleaning:
         "_mailbox",
         "_not_before",
         "_partition",
+        "_sending",
         "_serial",
         "_threshold",
         "_until",
@@ -54,6 +55,7 @@ class WheelCleaning:
         clock: Clock,
         journal: Journal[Said],
         firing: WheelFiring,
+        sending: WheelSending,
         fail: Callable[[DduomqError], None],
     ) -> None:
         self._fail = fail
@@ -63,6 +65,7 @@ class WheelCleaning:
         self._clock = clock
         self._journal = journal
         self._firing = firing
+        self._sending = sending
         self._serial = 0
         self._not_before = 0.0
         self._threshold = 0  # bytes; more, and the log is cleaned
@@ -88,10 +91,10 @@ class WheelCleaning:
             self._until, self._kept_bytes = end, 0
         return self._until > 0
 
-    def _another_time(self, pause_s: float = AGAIN_S) -> None:
+    def _another_time(self) -> None:
         """It could not be done just now."""
         self.is_busy = False
-        self._not_before = self._clock.monotonic() + pause_s
+        self._not_before = self._clock.monotonic() + AGAIN_S
 
     def next_at(self) -> float:
         """When there is something to do, on the monotonic clock."""
@@ -133,11 +136,8 @@ class WheelCleaning:
         if not isinstance(message.result, tuple):
             self._another_time()
             return
-        if self._firing.is_taking:
-            self._another_time(ROUND_S)
-            return
         next_offset, found, size = message.result
-        self._move(found, next_offset, size)
+        self._sending.when_quiet(partial(self._move, found, next_offset, size))
 
     def _move(self, found: Sequence[Record], next_offset: int, size: int) -> None:
         """Store anew what still counts, then forget the piece."""
@@ -147,21 +147,21 @@ class WheelCleaning:
         kept = {one.number: one for one in parked if one.number in alive}
         targets = {one.target for one in found if isinstance(one, Fired | Position)}
         offsets = {one.offset for one in found if isinstance(one, Fired)}
-        again = self._firing.touching(offsets, kept)
+        again = self._sending.touching(offsets, kept)
         entries = [records.encode_parked(one) for one in kept.values()]
         kept_bytes = sum(size_of(*entry) for entry in entries)
         entries += [records.encode_fired(one) for one in again]  # behind its messages, or they would come once more
-        entries += [records.encode_position(one) for one in self._firing.positions_of(targets)]
+        entries += [records.encode_position(one) for one in self._sending.positions_of(targets)]
         owners = {one.origin[0] for one in parked if one.is_handed_over}
         owners |= {one.owner for one in found if isinstance(one, Handed)}
         handed = self._firing.wheel.handed
         entries += [records.encode_handed(Handed(owner, handed[owner])) for owner in sorted(owners)]
-        entries += self._firing.arrived()
+        entries += self._sending.arrived()
 
         def stored(result: Acked | DduomqError) -> None:
             if serial != self._serial:
                 return
-            self.is_busy = self._firing.is_held = False
+            self.is_busy = self._sending.is_held = False
             if isinstance(result, DduomqError):
                 self._another_time()
                 self._fail(result)  # both copies may be there: the later one counts
@@ -170,11 +170,11 @@ class WheelCleaning:
             self._kept_bytes += kept_bytes
             self._firing.moved(moved)
             behind = result.base_offset + len(kept)
-            self._firing.refired({one.target: (one, behind + at) for at, one in enumerate(again)})
+            self._sending.refired(dict(enumerate(again, behind)))
             self._journal.purge(next_offset)
             self._journal.size_bytes -= size
 
-        self._firing.is_held = True
+        self._sending.is_held = True
         self._journal.store_together(entries, stored)
 
     async def quiesce(self) -> None:

@@ -4,7 +4,7 @@ import attrs
 
 from dduomq.actors.actor import Message
 from dduomq.actors.partition_messages import Acked, FetchPlan
-from dduomq.delay.records import Fired, Pair, Parked, Target
+from dduomq.delay.records import Pair, Parked, Target
 
 
 @attrs.frozen(kw_only=True)
@@ -128,8 +128,9 @@ class HeadRead(Message):
 
 @attrs.frozen(kw_only=True)
 class Sent(Message):
-    """What a target said to a batch."""
+    """What a target said to a batch. `serial` is the sending's."""
 
-    fired: Fired
+    target: Target
+    serial: int
     acked: Acked | None
     error: BaseException | None

@@ -111,7 +111,6 @@ class WheelSchedules:
         if before is not None:
             if not self._firing.wheel.cancel([before.pair]):
                 raise WheelNotAvailable(f"the schedule {name!r} is just at work; try again")
-            self._firing.near.drop([before.pair[1]])
             entries.append(records.encode_cancelled([before.pair]))
             self._firing.wheel.unschedule(name)
 
@@ -124,7 +123,7 @@ class WheelSchedules:
                 reply.fail(result)
                 return
             if after is not None:
-                self._firing.parked([after], result.base_offset)
+                self._firing.wheel.parked([after], result.base_offset, self._clock.wall_ms())
             reply.set(None)
 
         self._journal.store_together(entries, stored)

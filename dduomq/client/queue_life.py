@@ -96,6 +96,8 @@ class QueueLife:
         self._sure.set()
         self._beat_again = anyio.Event()
         self._held: dict[tuple[QueuePlace, int], QueueRecord] = {}
+        self._returning: set[tuple[QueuePlace, int]] = set()  # given to us, but they never came
+        self._ended: set[tuple[QueuePlace, int]] = set()  # heard, late, since the last heartbeat left
         self._window = options.prefetch
         self._came = anyio.Event()
         self._went = anyio.Event()
@@ -133,6 +135,7 @@ class QueueLife:
         """One heartbeat; None if there is something to say before it is answered."""
         options, is_in_doubt, is_new = self._options, self._is_in_doubt, self._epoch == JOIN
         self._is_in_doubt = False
+        self._ended.clear()
         body = QueueHeartbeat(
             options.group, self._member_id, self._epoch, 0 if is_in_doubt or is_new else self._heartbeat_ms,
             options.session_ms,
@@ -184,11 +187,17 @@ class QueueLife:
         self.joined.set()
 
     def _clear_up(self, place: QueuePlace, first: int, last: int) -> None:
-        """The lock of these has expired, and the broker asks what of them."""
+        """The lock of these has expired, and the broker asks what of them.
+
+        It may have asked before it heard what was said: a second word could then end what it gives us next.
+        """
         for offset in range(first, last + 1):
-            record = self._held.get((place, offset))
+            key = (place, offset)
+            record = self._held.get(key)
             if record is None:
-                self.words.say(Word(place, RecordEnding(offset, offset, RETURN), None))
+                if key not in self._returning and key not in self._ended:
+                    self._returning.add(key)
+                    self.words.say(Word(place, RecordEnding(offset, offset, RETURN), None))
             elif record in self.working and not record.is_settled:
                 record.renew(self._options.lock_ms)
             elif not record.is_settled:  # else what was said is on its way, once more if need be
@@ -322,10 +331,16 @@ class QueueLife:
 
     def _word_ended(self, word: Word) -> None:
         """A record that is settled, or lost, is not ours any more."""
-        record = word.record
-        if record is None or (word.ending.kind == RENEW and not record.is_lost):
+        record, key = word.record, (word.place, word.ending.first)
+        if record is None:
+            if key in self._returning:
+                self._returning.discard(key)
+                self._ended.add(key)
             return
-        key = (record.place, record.at)
+        if word.ending.kind == RENEW and not record.is_lost:
+            return
+        if anyio.current_time() >= record.safe_until:  # else nobody has asked about it
+            self._ended.add(key)
         if self._held.get(key) is record:
             del self._held[key]
             if record.is_lost and self.on_lost is not None:

@@ -34,6 +34,12 @@ def _said_once(message: Parked) -> Headers:
     return headers
 
 
+def left_over(message: Parked) -> Parked:
+    """One of a batch that can't go out as it was, for another one; its schedule is not said any more."""
+    origin = message.origin if message.is_handed_over else NO_ORIGIN
+    return Parked(message.due_ms, NEW, -1, message.target, origin, message.key, message.value, message.headers)
+
+
 def buried(message: Parked, to: Target, reason: str) -> Parked:
     """The dead letter: it says where it was to go, and why it did not."""
     if message.is_handed_over:

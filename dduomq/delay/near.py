@@ -9,6 +9,8 @@ from dduomq.delay.records import Parked
 from dduomq.limits import DELAY_CACHE_BYTES_MAX
 from dduomq.wire.records import size_of
 
+SOON_MS = 10_000  # what is parked for so soon is kept
+
 
 class Near:
     """`get(number)`: the message, if it is here."""

@@ -87,6 +87,10 @@ class Fired:
     sequence: int
     pairs: tuple[Pair, ...]
 
+    def is_same(self, other: "Fired") -> bool:
+        """Whether they mean one batch, wherever its record lies."""
+        return (self.target, self.epoch, self.sequence) == (other.target, other.epoch, other.sequence)
+
 
 @attrs.frozen
 class Delivered:

@@ -1,20 +1,20 @@
 """A wheel from its log: what waits, and which batches may not have arrived.
 
 A pure machine. Always true: of a message that was moved the last place counts; one that was fired or cancelled
-anywhere in the log does not wait; the last batch of a target, if it has no `delivered`, is open, and is sent again as
-it was.
+anywhere in the log does not wait; the last `OPEN_MAX` batches of a target, if they have no `delivered`, are open, and
+are sent again as they were.
 """
 
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import compress, repeat
+from itertools import chain, compress, repeat
 from typing import TypeAlias
 
 from dduomq.delay.handover import is_handed_over, origin_of
 from dduomq.delay.records import NO_ORIGIN, Cancelled, Delivered, Fired, Handed, Pair, Parked, Position, Target
 from dduomq.delay.runs import Run, Said, run_of
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry
-from dduomq.delay.wheel import Open, Wheel
+from dduomq.delay.wheel import OPEN_MAX, Open, Wheel
 from dduomq.wire.batch import SEQUENCE_MAX
 
 Columns: TypeAlias = "tuple[array[int], ...]"  # of entries, one for each field
@@ -31,7 +31,7 @@ class Replay:
         self.lost: list[Pair] = []
         self._dead: set[int] = set()
         self._moved: dict[int, int] = {}
-        self._open: dict[Target, Fired] = {}  # the last batch of each target: those before have arrived
+        self._open: dict[Target, list[Fired]] = {}  # the last batches of each target: those before have arrived
         self._recurring: dict[int, Parked] = {}  # of schedules, by number
 
     def apply(self, record: Said) -> None:
@@ -43,13 +43,15 @@ class Replay:
                 self._recurring[record.number] = record
         elif isinstance(record, Fired):
             self._end(record.pairs)
-            self._open[record.target] = record
+            before = self._open.get(record.target, ())
+            open_ = [one for one in before if one.epoch == record.epoch and not one.is_same(record)]
+            self._open[record.target] = [*open_, record][-OPEN_MAX:]
             next_sequence = (record.sequence + len(record.pairs)) & SEQUENCE_MAX
             self._wheel.sequences[record.target] = record.epoch, next_sequence
         elif isinstance(record, Delivered):
             arrived = set(record.fired)
-            for target in [target for target, fired in self._open.items() if fired.offset in arrived]:
-                del self._open[target]
+            for target, open_ in self._open.items():
+                self._open[target] = [one for one in open_ if one.offset not in arrived]
         elif isinstance(record, Position):
             self._wheel.sequences[record.target] = record.epoch, record.sequence
         elif isinstance(record, Handed):
@@ -92,10 +94,10 @@ class Replay:
         self._wheel.timeline.fill(zip(*columns, strict=True))
         for message in self._recurring.values():
             self._wheel.scheduled_next(message, message.pair)
-        for fired in self._open.values():
+        for fired in chain.from_iterable(self._open.values()):
             found = [wanted[pair] for pair in fired.pairs if pair in wanted]
             if len(found) == len(fired.pairs):
-                self._wheel.open[fired.target] = Open(fired, tuple(found))
+                self._wheel.open.setdefault(fired.target, []).append(Open(fired, tuple(found)))
             else:  # it can't be sent as it was: what is left of it goes out anew
                 self.lost += [pair for pair in fired.pairs if pair not in wanted]
                 self._wheel.give_back(found)
@@ -103,7 +105,7 @@ class Replay:
 
     def _wanted(self, columns: Columns) -> dict[Pair, Entry]:
         """The entries of the open batches."""
-        numbers = {number for fired in self._open.values() for _, number in fired.pairs}
+        numbers = {number for fired in chain.from_iterable(self._open.values()) for _, number in fired.pairs}
         if not numbers:
             return {}
         found = _chosen(columns, [number in numbers for number in columns[NUMBER]])

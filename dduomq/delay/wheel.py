@@ -3,27 +3,33 @@
 A pure machine. A message is parked (its record is in the log), then fired: the record `fired` names the batch it goes
 out in, and that batch carries the wheel's own producer id, epoch and sequence, so that sending it again after a crash
 makes no second copy; then delivered. Always true: a message is in one place: it waits in the timeline, or is held back
-because its target is busy, or is in one open batch, or is gone; a target has one open batch at a time; who is cancelled
-was not in a batch, and never will be.
+because its target is busy, or is in one open batch, or is gone; a target has `OPEN_MAX` open batches, so those before
+have arrived; who is cancelled was not in a batch, and never will be.
 """
 
+import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, repeat
 from operator import attrgetter
 
 import attrs
 
 from dduomq.delay.handover import Origin, is_handed_over, number_of
+from dduomq.delay.near import SOON_MS, Near
 from dduomq.delay.recent import Recent
 from dduomq.delay.records import NO_ORIGIN, Fired, Pair, Parked, Target
 from dduomq.delay.schedule import Schedule, decode
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
 from dduomq.errors import InvalidRecord, TooManyDelayed
-from dduomq.limits import DELAYED_PER_WHEEL_MAX
+from dduomq.limits import DELAY_ROUND_MESSAGES_MAX, DELAYED_PER_WHEEL_MAX
 from dduomq.wire.batch import SEQUENCE_MAX
 
 _TARGET_AND_ORIGIN = attrgetter("target", "origin")
+OPEN_MAX = 2  # batches on their way to one target: one that it is to get, and the one behind it
+YOUNG_MS = 100  # by then it is known whether the batch that a message came in is stored
+NOT_YET = Target("", "", -1)  # of messages that are held back until they are due
 RECORD_BYTES = 120  # of a parked message, besides its own key and value
 
 
@@ -43,32 +49,41 @@ class Open:
     fired: Fired
     entries: tuple[Entry, ...]
 
+    def touches(self, offsets: Container[int], numbers: Container[int]) -> bool:
+        """Whether its record is at one of these offsets, or one of its messages among these."""
+        return self.fired.offset in offsets or any(entry.number in numbers for entry in self.entries)
+
 
 class Wheel:
     """Times are wall-clock milliseconds. `count` is how many wait or are on their way."""
 
     __slots__ = (
-        "_held", "_indexes", "_recurring", "_targets", "_weighed", "_weight", "handed", "open", "recent", "scheduled",
-        "sequences", "timeline",
+        "_held", "_indexes", "_recurring", "_targets", "_weighed", "_weight", "_young", "handed", "near", "open",
+        "recent", "scheduled", "sequences", "timeline",
     )  # fmt: skip
 
     def __init__(self, now_ms: int) -> None:
         self.timeline = Timeline(now_ms)
         self.recent = Recent()
         self.handed: dict[int, int] = {}  # by owner, the highest number that it has handed over
-        self.open: dict[Target, Open] = {}  # by where it goes
+        self.open: dict[Target, list[Open]] = {}  # by where they go, the first one first
+        self.near = Near()
         self.sequences: dict[Target, tuple[int, int]] = {}  # (epoch, next sequence) of this wheel there
         self._weight = self._weighed = 0  # bytes of all that was ever parked, and how many
         self.scheduled: dict[str, Scheduled] = {}  # by name
         self._recurring: dict[int, str] = {}  # the number of a schedule's next message, and its name
         self._targets: list[Target] = []
         self._indexes: dict[Target, int] = {}
-        self._held: dict[Target, array[int]] = {}  # due, but where they go is busy
+        self._held: dict[Target, array[int]] = {}  # taken from the timeline, but they can't go out yet
+        self._young: deque[tuple[int, int]] = deque()  # when messages were parked, and the number of the first one
 
     @property
     def count(self) -> int:
         held = sum(len(entries) for entries in self._held.values()) // FIELDS
-        return len(self.timeline) + held + sum(len(one.entries) for one in self.open.values())
+        return len(self.timeline) + held + sum(len(one.entries) for one in self._all_open())
+
+    def _all_open(self) -> Iterator[Open]:
+        return chain.from_iterable(self.open.values())
 
     @property
     def bytes_waiting(self) -> int:
@@ -97,8 +112,11 @@ class Wheel:
         if self.count + more > DELAYED_PER_WHEEL_MAX:
             raise TooManyDelayed(f"{DELAYED_PER_WHEEL_MAX} messages wait here, not more")
 
-    def parked(self, messages: Sequence[Parked], first_offset: int) -> list[Pair]:
-        """They are in the log from that offset on; their ids."""
+    def parked(self, messages: Sequence[Parked], first_offset: int, now_ms: int) -> list[Pair]:
+        """They are in the log from that offset on; their ids. What is due soon needs not be read again."""
+        placed = enumerate(messages, first_offset)
+        self.near.keep(message.at(offset) for offset, message in placed if message.due_ms <= now_ms + SOON_MS)
+        self._grow_young(now_ms, first_offset)
         pairs: list[Pair] = []
         for (target, origin), alike in groupby(messages, _TARGET_AND_ORIGIN):
             batch = list(alike)
@@ -165,7 +183,12 @@ class Wheel:
             entry = self.timeline.remove(due_ms, number) or self._unhold(due_ms, number)
             if entry is not None:
                 found.append(entry)
+        self.near.drop(entry.number for entry in found)
         return found
+
+    def is_on_its_way(self, number: int) -> bool:
+        """Whether the message is in a batch already."""
+        return any(entry.number == number for one in self._all_open() for entry in one.entries)
 
     def find(self, due_ms: int, number: int) -> Entry | None:
         """The message, if it waits and may still be taken back."""
@@ -199,7 +222,7 @@ class Wheel:
         """Which of these still wait, or are on their way, by number."""
         found = self.timeline.alive(pairs)
         found.update(entry.number for entries in self._held.values() for entry in _listed(entries))
-        found.update(entry.number for one in self.open.values() for entry in one.entries)
+        found.update(entry.number for one in self._all_open() for entry in one.entries)
         return found.intersection(number for _, number in pairs)
 
     def move(self, moved: Mapping[int, tuple[int, int]]) -> None:
@@ -209,21 +232,67 @@ class Wheel:
             for at in range(0, len(entries), FIELDS):
                 if entries[at + NUMBER] in moved:
                     entries[at + OFFSET] = moved[entries[at + NUMBER]][1]
-        for one in self.open.values():
+        for one in self._all_open():
             one.entries = tuple(entry_moved(entry, moved) for entry in one.entries)
 
     # --- firing -------------------------------------------------------------------------------------
 
-    def take_due(self, now_ms: int, limit: int, way: Callable[[Target], Target]) -> dict[Target, list[Entry]]:
-        """What is due, by where it goes (`way`); what goes where a batch is open already is held back."""
-        found: dict[Target, list[Entry]] = {}
-        for entry in self.timeline.pop(now_ms, limit):
+    def take_due(
+        self, now_ms: int, lead_ms: int, limit: int, way: Callable[[Target], Target]
+    ) -> dict[Target, list[Entry]]:  # fmt: skip
+        """What is due by then or soon after, by where it goes (`way`); what can't go there yet is held back.
+
+        One that was parked just now is taken when it is due, not before: the batch it came in may be refused.
+        """
+        self.release(NOT_YET)
+        young, found = self._first_young(now_ms), dict[Target, list[Entry]]()
+        for entry in self.timeline.pop(now_ms + lead_ms, limit):
             to = way(self.target(entry))
-            if to in self.open:
-                self._held.setdefault(to, array("q")).extend(entry)
-            else:
+            if entry.due_ms > now_ms and entry.number >= young:
+                self.hold(NOT_YET, [entry])
+            elif self.room(to):
                 found.setdefault(to, []).append(entry)
+            else:
+                self.hold(to, [entry])
+        for to in self._stranded() - found.keys():
+            self.release(to)
         return found
+
+    def _stranded(self) -> set[Target]:
+        """Where messages are held back for, though no batch is on its way: those that were released are cancelled."""
+        return self._held.keys() - self.open.keys() - {NOT_YET}
+
+    def _first_young(self, now_ms: int) -> int:
+        """From this number on messages were parked just now; numbers rise."""
+        while self._young and self._young[0][0] + YOUNG_MS <= now_ms:
+            self._young.popleft()
+        return self._young[0][1] if self._young else sys.maxsize
+
+    def _grow_young(self, now_ms: int, number: int) -> None:
+        """From that number on messages are parked just now. What is noted is little: one for each millisecond."""
+        self._first_young(now_ms)
+        if self._young and self._young[0][0] > now_ms:  # the clock was set back
+            self._young = deque([(now_ms, self._young[0][1])])
+        elif not self._young or self._young[-1][0] < now_ms:
+            self._young.append((now_ms, number))
+
+    def next_ms(self, lead_ms: int) -> int | None:
+        """When there is something to take, if it's taken so long before; None if there is nothing."""
+        if self._stranded():
+            return 0
+        first = self.timeline.next_ms()
+        times = [] if first is None else [first - lead_ms]
+        return min([*times, *self._held.get(NOT_YET, ())[::FIELDS]], default=None)
+
+    def room(self, to: Target) -> int:
+        """How many more batches to that target may be on their way."""
+        return OPEN_MAX - len(self.open.get(to, ()))
+
+    def hold(self, to: Target, entries: Iterable[Entry]) -> None:
+        """They wait for their release, as when a batch to that target has arrived."""
+        held = self._held.setdefault(to, array("q"))
+        for entry in entries:
+            held.extend(entry)
 
     def give_back(self, entries: Iterable[Entry]) -> None:
         """They wait again."""
@@ -235,34 +304,47 @@ class Wheel:
         epoch, sequence = self.sequences.get(to, (0, 0))
         self.sequences[to] = epoch, (sequence + len(entries)) & SEQUENCE_MAX
         fired = Fired(-1, to, epoch, sequence, tuple((entry.due_ms, entry.number) for entry in entries))
-        self.open[to] = Open(fired, tuple(entries))
+        self.open.setdefault(to, []).append(Open(fired, tuple(entries)))
         return fired
 
     def fired_at(self, fired: Fired, offset: int) -> Fired:
         """It is in the log: only now may the batch be sent."""
-        one = self.open[fired.target]
+        one = self._open(fired)
         one.fired = attrs.evolve(fired, offset=offset)
         return one.fired
 
+    def _open(self, fired: Fired) -> Open:
+        return next(one for one in self.open[fired.target] if one.fired.is_same(fired))
+
+    def entries_of(self, fired: Fired) -> tuple[Entry, ...]:
+        """The messages of a batch on its way."""
+        return self._open(fired).entries
+
     def delivered(self, fired: Fired) -> None:
         """The batch is in its target."""
-        del self.open[fired.target]
-        self._release(fired.target)
+        self._end(fired.target, [self._open(fired)])
 
-    def given_up(self, fired: Fired) -> None:
-        """The batch has surely not been stored, and is not sent any more: its sequence is free again."""
-        del self.open[fired.target]
-        self.sequences[fired.target] = fired.epoch, fired.sequence
-        self._release(fired.target)
+    def fire_again(self, target: Target, kept: Sequence[Fired], epoch: int, sequence: int) -> list[Fired]:
+        """These of a target's batches go out under other sequences, from that one on; the others not at all."""
+        again = [self._open(fired) for fired in kept]
+        self._end(target, self.open[target])
+        self.sequences[target] = epoch, sequence
+        return [self.fire(target, one.entries) for one in again]
 
-    def begin_anew(self, fired: Fired) -> Fired:
-        """The target has another idea of our sequence: the same batch as the first one of a new epoch."""
-        entries = self.open.pop(fired.target).entries
-        self.sequences[fired.target] = fired.epoch + 1, 0
-        return self.fire(fired.target, entries)
+    def _end(self, target: Target, ended: Sequence[Open]) -> None:
+        """They are not on their way any more; what has waited for that, waits for its time again."""
+        self.near.drop(entry.number for one in ended for entry in one.entries)
+        self.open[target] = [one for one in self.open[target] if one not in ended]
+        if not self.open[target]:
+            del self.open[target]
+        self.release(target)
 
-    def _release(self, target: Target) -> None:
-        self.give_back(_listed(self._held.pop(target, array("q"))))
+    def release(self, target: Target) -> None:
+        """What was held back waits for its time again: no more of it than one round takes."""
+        held, size = self._held.pop(target, array("q")), DELAY_ROUND_MESSAGES_MAX * FIELDS
+        if len(held) > size:
+            self._held[target] = held[size:]
+        self.give_back(_listed(held[:size]))
 
 
 def entry_moved(entry: Entry, moved: Mapping[int, tuple[int, int]]) -> Entry:

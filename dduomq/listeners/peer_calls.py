@@ -13,7 +13,7 @@ from dduomq.errors import NotCoordinator, UnknownTopicOrPartition, WheelNotAvail
 from dduomq.listeners.fetch import make_resident
 from dduomq.listeners.services import Services
 from dduomq.ports import Buffer
-from dduomq.wire.peer_calls import COORDINATOR, PARTITION, WHEEL, Call, CallAnswer
+from dduomq.wire.peer_calls import COORDINATOR, PARTITION, REPLICA, WHEEL, Call, CallAnswer
 
 
 async def call(services: Services, body: Call, payload: memoryview) -> tuple[CallAnswer, Sequence[Buffer]]:
@@ -29,11 +29,12 @@ async def call(services: Services, body: Call, payload: memoryview) -> tuple[Cal
 
 
 def _mailbox(services: Services, body: Call) -> Mailbox:
-    if body.place == PARTITION:
+    if body.place in {PARTITION, REPLICA}:
         name = services.routes.name_of(body.topic_id)
         if name is None:
             raise UnknownTopicOrPartition(f"there is no topic with the id {body.topic_id}")
-        return services.routes.partition(name, body.number)
+        find = services.routes.partition if body.place == PARTITION else services.routes.replica
+        return find(name, body.number)
     if body.place == WHEEL:
         wheel = services.delays.where(body.number)
         if isinstance(wheel, Mailbox):

@@ -174,7 +174,8 @@ class PartitionLog:
                     raise Overloaded("the segment can't take so many records at once; send again")
                 outcome = self._admit(batch, offset, now_ms, draft)
             except DduomqError as error:
-                outcomes.append(error)
+                stored = self.producers.stored(batch.header, draft.overlay)  # a limit may have changed since
+                outcomes.append(error if stored is None else Appended(stored.base_offset, stored.last_offset, -1))
                 continue
             if outcome is None:
                 outcome = self._place(batch, offset, position, now_ms, draft.placed)

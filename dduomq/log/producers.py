@@ -77,12 +77,19 @@ class Producers:
             return None
         return self._check_sequence(header, state)
 
+    def stored(self, header: BatchHeader, overlay: Overlay) -> StoredBatch | None:
+        """The batch stored before if this one is a duplicate, whatever else may be wrong with it."""
+        state = overlay.get(header.producer_id) or self.states.get(header.producer_id)
+        if header.is_control or state is None or state.epoch != header.producer_epoch:
+            return None
+        return _same(header, state)
+
     def _check_sequence(self, header: BatchHeader, state: ProducerState) -> StoredBatch | None:
         if not state.batches:
             return None
-        for stored in state.batches:
-            if stored.base_sequence == header.base_sequence and stored.last_sequence == header.last_sequence:
-                return stored
+        stored = _same(header, state)
+        if stored is not None:
+            return stored
         expected = (state.batches[-1].last_sequence + 1) & SEQUENCE_MAX
         if header.base_sequence != expected:
             raise OutOfOrderSequence(
@@ -173,6 +180,14 @@ class Producers:
         entries = [entry for pid, state in self.states.items() for entry in _encode_entries(pid, state)]
         body = _COUNT.pack(len(entries)) + b"".join(entries)
         return _HEAD.pack(SNAPSHOT_VERSION, crc32c(body)) + body
+
+
+def _same(header: BatchHeader, state: ProducerState) -> StoredBatch | None:
+    """The batch with these sequences, if it is one of the last five."""
+    for stored in state.batches:
+        if stored.base_sequence == header.base_sequence and stored.last_sequence == header.last_sequence:
+            return stored
+    return None
 
 
 _NO_BATCH = StoredBatch(-1, -1, -1, -1, -1)

@@ -29,9 +29,8 @@ from dduomq.cluster.ports import (
 from dduomq.errors import ConfigError, UsageError
 from dduomq.stores.etcd_http import Gateway, open_gateway, to_bytes, to_text
 from dduomq.stores.feed import Feed
-from dduomq.stores.session import LocalSession
+from dduomq.stores.session import BEATS_PER_SESSION, RETRY_S, LocalSession
 
-BEATS_PER_SESSION = 3
 REVOKE_TIMEOUT_S = 2.0
 REWATCH_S = 0.1  # after a watch broke
 REWATCH_S_MAX = 2.0
@@ -125,19 +124,22 @@ class EtcdStore:
                 await self._revoke(lease)
 
     async def _keep_alive(self, lease: "_Lease") -> None:
-        pause_s = lease.ttl_s / BEATS_PER_SESSION
+        share_s = lease.ttl_s / BEATS_PER_SESSION
+        pause_s = share_s
         while True:
             await trio.sleep(pause_s)
             sent = trio.current_time()
             try:
-                answer = await self._gateway.read("/v3/lease/keepalive", {"ID": lease.lease}, pause_s)
+                answer = await self._gateway.read("/v3/lease/keepalive", {"ID": lease.lease}, share_s)
             except SessionLost:
                 lease.lose()
                 return
             except MetadataUnavailable:
                 if not lease.is_valid:
                     return
+                pause_s = RETRY_S
                 continue
+            pause_s = share_s
             left_s = int(answer.get("result", {}).get("TTL", 0))
             if left_s <= 0:
                 lease.lose()

@@ -29,6 +29,7 @@ from dduomq.actors.quorum_messages import (
     AskChange,
     AskRead,
     BeatCame,
+    HandOver,
     Propose,
     QuorumTick,
     Stepped,
@@ -57,7 +58,7 @@ from dduomq.cluster.ports import (
 )
 from dduomq.cluster.raft_ready import LEADER
 from dduomq.cluster.raft_refusals import ChangeUnderWay, NoQuorumLeader, ProposalTooLarge
-from dduomq.errors import DduomqError, from_code
+from dduomq.errors import DduomqError, StorageError, UsageError, from_code
 from dduomq.limits import (
     QUORUM_ATTEMPT_MS,
     QUORUM_COMMANDS_MAX,
@@ -119,6 +120,7 @@ class QuorumStore:
         self._client = 0
         self._client_lock = trio.Lock()
         self._session = 0
+        self._has_session = False
 
     # --- life ---------------------------------------------------------------------------------------
 
@@ -133,18 +135,43 @@ class QuorumStore:
             raise self._view.error
 
     async def run(self) -> None:
-        """A task: the clock of the quorum, and the way into a cluster."""
-        async with trio.open_nursery() as nursery:
+        """A task: the clock of the quorum, and the way into a cluster.
+
+        Raises `StorageError` when this member can't go on: a node that learns nothing any more, and still tells the
+        others that it is alive, would keep what it leads, and the office of the controller, for ever.
+        """
+        async with open_flat_nursery() as nursery:
             formation = Formation(self.mailbox, self._view, self._links, self._world.book, self._world.log)
             nursery.start_soon(formation.run)
             while True:
                 await trio.sleep(QUORUM_TICK_MS / 1000)
                 self.mailbox.offer(QuorumTick())
+                if self._view.lifecycle == OFFLINE:
+                    raise StorageError(f"the metadata can't be written: {self._view.reason}")
 
     async def formed(self) -> None:
-        """Wait until this node has a cluster, and has heard from its leader, or is it."""
+        """Wait until this node has a cluster, and has heard from its leader, or is it.
+
+        Raises `QuorumOffline` if its disk fails before that.
+        """
         while self._view.lifecycle != RUNNING or self._view.standing.leader is None or not self._view.applied:
+            if self._view.lifecycle == OFFLINE:
+                raise self._view.refusal()
             await self._view.changed()
+
+    async def hand_over(self) -> None:
+        """This node is about to stop: if it leads the quorum, another voter does from now on, where there is one.
+
+        Never raises; without it the others would find out by an election time-out.
+        """
+        try:
+            if not await ask(self.mailbox, lambda reply: HandOver(reply=reply)):
+                return
+        except DduomqError:
+            return  # it takes no part, or hands over already
+        with trio.move_on_after(QUORUM_ATTEMPT_MS / 1000):
+            while self.is_leader or self._view.standing.leader is None:
+                await self._view.changed()
 
     def met(self, hello: PeerHello) -> None:
         """Another node has come in, and has said where it can be dialled."""
@@ -304,6 +331,17 @@ class QuorumStore:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """See `MetadataStore.session`."""
+        if self._has_session:
+            raise UsageError("this node has a session already")
+        self._has_session = True
+        try:
+            async with self._begun() as session:
+                yield session
+        finally:
+            self._has_session = False
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[QuorumSession]:
         asked_at, own, timeout_ms = trio.current_time(), self._links.own, self._session_timeout_ms
         begun = await self._execute(lambda origin: BeginSession(origin, own, timeout_ms))
         session = QuorumSession(_value(begun), timeout_ms, asked_at, self.mailbox, self._view, self._links)
@@ -319,6 +357,7 @@ class QuorumStore:
         finally:
             self._session = 0
             if not session.is_over:
+                session.close()
                 with trio.move_on_after(timeout_ms / 1000, shield=True):
                     await self._end(session.session)
 

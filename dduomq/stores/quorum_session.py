@@ -45,6 +45,10 @@ class QuorumSession:
         """Returns when the log has ended it, as far as this node has heard."""
         await self._over.wait()
 
+    def close(self) -> None:
+        """This node itself ends it."""
+        self._over.set()
+
     async def watch(self) -> None:
         """A task: look at the state whenever sessions have changed in it."""
         while not self.is_over:

@@ -6,6 +6,9 @@ What was lost once never comes back: a new session is another one.
 
 import trio
 
+BEATS_PER_SESSION = 3
+RETRY_S = 0.1  # after a beat that was not answered
+
 
 class LocalSession:
     """A `Session` that is kept up by whoever calls `extend`."""

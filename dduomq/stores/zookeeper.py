@@ -40,12 +40,11 @@ from dduomq.cluster.ports import (
 )
 from dduomq.errors import ConfigError, UsageError
 from dduomq.stores.feed import Feed
-from dduomq.stores.session import LocalSession
+from dduomq.stores.session import BEATS_PER_SESSION, RETRY_S, LocalSession
 from dduomq.stores.zookeeper_client import Keeper, each
 from dduomq.stores.zookeeper_names import Names
 from dduomq.stores.zookeeper_watch import Follower
 
-BEATS_PER_SESSION = 3
 TRIES = 50  # of a transaction, while others make keys in the same directory
 CROSSED = (BadVersionError, NodeExistsError, NoNodeError, RolledBackError, RuntimeInconsistency)  # others were quicker
 MAIN_SESSION_S = 6.0  # of the connection for all but ephemeral keys; a dead server is noticed in two thirds of it
@@ -204,14 +203,17 @@ class ZooKeeperStore:
 
     async def _keep_alive(self, session: "_KeptSession") -> None:
         """kazoo keeps the session up by itself; these beats are to know until when it is."""
-        pause_s = session.keeper.granted_s / BEATS_PER_SESSION
+        share_s = session.keeper.granted_s / BEATS_PER_SESSION
+        pause_s = share_s
         while session.is_valid:
             await trio.sleep(pause_s)
             sent = trio.current_time()
             try:
-                await session.keeper.read(self._beat, pause_s)
+                await session.keeper.read(self._beat, share_s)
             except MetadataUnavailable:
+                pause_s = RETRY_S
                 continue
+            pause_s = share_s
             if session.keeper.session_id != session.session_id:
                 session.lose()
             elif not session.extend(sent + session.keeper.granted_s):

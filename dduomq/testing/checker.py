@@ -64,12 +64,13 @@ class Seen:
 
 @attrs.frozen
 class Mark:
-    """A high watermark that a fetch told."""
+    """A high watermark that a fetch told. `session`: of the reader, where each asks the leader that it knows of."""
 
     topic: str
     partition: int
     high_watermark: int
     losses: int
+    session: int = -1
 
 
 @attrs.define
@@ -240,10 +241,10 @@ def _check_failed(history: History) -> None:
 
 
 def _check_marks(history: History) -> None:
-    highest: dict[tuple[str, int, int], int] = {}
+    highest: dict[tuple[str, int, int, int], int] = {}
     for mark in history.marks:
         losses = 0 if history.durability[mark.topic] == FSYNC else mark.losses
-        key = (mark.topic, mark.partition, losses)
+        key = (mark.topic, mark.partition, losses, mark.session)
         if mark.high_watermark < highest.get(key, 0):
             raise Violation(f"I6: {mark} was {highest[key]} before")
         highest[key] = mark.high_watermark

@@ -6,6 +6,7 @@ import trio
 from trio._core import _run as scheduler
 
 EPOCH_MS = 1_700_000_000_000
+ROUNDING_S = 1e-6  # more than floating point takes away, so that the time has come then
 
 
 class SimClock:
@@ -19,6 +20,9 @@ class SimClock:
 
     def monotonic(self) -> float:
         return trio.current_time()
+
+    def when(self, wall_ms: int) -> float:
+        return (wall_ms - self._offset_ms) / 1000 + ROUNDING_S
 
     def jump(self, by_ms: int) -> None:
         """As when somebody sets the machine's clock."""

@@ -86,6 +86,6 @@ async def make_later(world: World) -> None:
 
     async def create() -> None:
         async with world.connect("admin") as mq:
-            await mq.admin.create_topic(LATER, partitions=world.partitions)
+            await mq.admin.create_topic(LATER, partitions=world.partitions, replication=world.replication)
 
     await persist(create, TopicAlreadyExists)

@@ -14,22 +14,20 @@ import attrs
 import trio
 import trio.testing
 
-from dduomq.client.client import Client
 from dduomq.config import Config, from_values
-from dduomq.errors import ConfigError, CorruptMessage, UnknownTopicOrPartition
-from dduomq.limits import GROUPS_PARTITIONS
+from dduomq.errors import ConfigError
 from dduomq.log.files import Files
 from dduomq.node import build
 from dduomq.ports import DiskExecutor, Ports
 from dduomq.testing.atlas import damage_hint, damage_log
+from dduomq.testing.audit import Audit
 from dduomq.testing.checker import History, check
 from dduomq.testing.clock import SeededScheduler, SimClock
-from dduomq.testing.delay_checker import Arrived
-from dduomq.testing.delayers import FAR_MS, LATER, Delayer, make_later
+from dduomq.testing.delayers import FAR_MS, Delayer, make_later
 from dduomq.testing.disk import Faults, Platter, SimDisk
 from dduomq.testing.network import SimNetwork
-from dduomq.testing.queue_workers import DELIVERIES, QUEUE_GROUP, QueueWorker
-from dduomq.testing.workers import WATCH_S, Watcher, Worker
+from dduomq.testing.queue_workers import DELIVERIES, QueueWorker
+from dduomq.testing.workers import Watcher, Worker
 from dduomq.testing.workload import PORT, Follower, Operator, Sender, World, persist
 
 LEVELS = ("fsync", "flushed", "pagecache")
@@ -78,11 +76,11 @@ class Simulation:
         )  # fmt: skip
         self.run_s = self.rng.choice(RUN_S)
         self.operator = Operator(self.world, LEVELS)
+        self.audit = Audit(self.world, LEVELS)
         self._has_queue = seed % 4 == 3  # it costs as much as all the rest
         self._trouble_rng = Random(self.rng.random())
         self._hash = hashlib.sha256()
         self._events = 0
-        self._audits = 0
         self._ready_at: float | None = None
 
     def trace(self, *event: object) -> None:
@@ -216,87 +214,6 @@ class Simulation:
         await trio.sleep(self._trouble_rng.uniform(0.05, 0.3))
         self.platter.faults = Faults()
 
-    # --- the end ------------------------------------------------------------------------------------
-
-    async def _audit(self) -> None:
-        """Faults are over: everything must be readable, and new records must be taken."""
-        async with self.world.connect("auditor") as mq:
-            self.history.topics = {topic.name for topic in await mq.admin.list_topics()}
-            for topic in LEVELS:
-                for partition in range(PARTITIONS):
-                    await persist(partial(mq.admin.restore_log, topic, partition))
-                    await self._audit_partition(mq, topic, partition)
-
-    async def _audit_group(self) -> None:
-        """Its log is brought back, its members come back, and everything is worked on to its end."""
-        async with self.world.connect("auditor") as mq:
-            for partition in range(GROUPS_PARTITIONS):
-                await persist(partial(mq.admin.restore_log, "__groups", partition))
-            worker = Worker(self.world, "last", LEVELS[0])
-            ends = {(LEVELS[0], at): await mq.admin.offset(LEVELS[0], at, "latest") for at in range(PARTITIONS)}
-            watcher = Watcher(self.world)
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(worker.work, lambda: False)
-                while True:
-                    await trio.sleep(WATCH_S)
-                    offsets = await watcher.look(mq)
-                    if all(offsets.get(place, 0) >= end for place, end in ends.items()):
-                        break
-                nursery.cancel_scope.cancel()
-            self.history.group_ends = offsets
-
-    async def _audit_queue(self) -> None:
-        """Its members come back, and everything is done to its end."""
-        async with self.world.connect("auditor") as mq, trio.open_nursery() as nursery:
-            ends = {(LEVELS[0], at): await mq.admin.offset(LEVELS[0], at, "latest") for at in range(PARTITIONS)}
-            nursery.start_soon(QueueWorker(self.world, "last-q", LEVELS[0]).work, lambda: False)
-            while True:
-                await trio.sleep(WATCH_S)
-                parts = await mq.admin.queue_parts(QUEUE_GROUP)
-                if all(place in parts and parts[place].start >= end for place, end in ends.items()):
-                    break
-            nursery.cancel_scope.cancel()
-        self.history.queue_ends = {place: part.start for place, part in parts.items()}
-
-    async def _audit_delays(self) -> None:
-        """The wheels' logs are brought back, and whatever still waits comes, however the clock was set."""
-        async with self.world.connect("auditor") as mq:
-            for topic in await mq.admin.list_topics():  # those of dead letters among them
-                for partition in range(len(topic.partitions)):
-                    await persist(partial(mq.admin.restore_log, topic.name, partition), UnknownTopicOrPartition)
-            self.clock.jump(FAR_MS + 2 * CLOCK_JUMP_MAX_MS * CRASHES_MAX)
-            while await mq.admin.count_delayed():  # noqa: ASYNC110  # it is seen from outside
-                await trio.sleep(WATCH_S)
-            self.history.arrived = [one for at in range(PARTITIONS) for one in await self._arrived(mq, at)]
-
-    async def _arrived(self, mq: Client, partition: int) -> list[Arrived]:
-        found: list[Arrived] = []
-        await mq.send(LATER, "end", partition=partition)
-        async with mq.reader(LATER, partitions=[partition]) as reader:
-            async for record in reader:
-                if record.value == b"end":
-                    return found
-                until = int(record.header("dduomq-delayed-until") or 0)
-                found.append(Arrived(record.value.decode(), until, record.timestamp_ms))
-        raise AssertionError("a reader has no end")
-
-    async def _audit_partition(self, mq: Client, topic: str, partition: int) -> None:
-        place = (topic, partition)
-        self._audits += 1
-        await mq.send(topic, f"end:{self._audits}", partition=partition)
-        self.history.starts[place] = await mq.admin.offset(topic, partition, "earliest")
-        end = await mq.admin.offset(topic, partition, "latest")
-        found = self.history.final[place] = []
-        refused = self.history.refused[place] = set()
-        async with mq.reader(topic, partitions=[partition]) as reader:
-            while (at := reader.position(partition)) < end:
-                try:
-                    found += [(record.offset, record.value.decode()) for record in await reader.fetch()]
-                except CorruptMessage:
-                    refused.add(at)
-                    reader.seek(partition, at + 1)
-
     # --- the run ------------------------------------------------------------------------------------
 
     async def run(self) -> Outcome:
@@ -337,11 +254,14 @@ class Simulation:
             clients.start_soon(self._stop_sending)
         self.platter.faults, self.platter.bugs = Faults(), 0
         with trio.fail_after(HEAL_S):
-            await persist(self._audit)
-            await persist(self._audit_group)
+            await persist(self.audit.records)
+            await persist(self.audit.group)
             if self._has_queue:
-                await persist(self._audit_queue)
-            await persist(self._audit_delays)
+                await persist(self.audit.queue)
+            await persist(partial(self.audit.delays, self._pass_all_times))
+
+    def _pass_all_times(self) -> None:
+        self.clock.jump(FAR_MS + 2 * CLOCK_JUMP_MAX_MS * CRASHES_MAX)
 
     async def _stop_sending(self) -> None:
         await trio.sleep(self.run_s)

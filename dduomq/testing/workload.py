@@ -42,7 +42,10 @@ REQUEST_TIMEOUT_S = 1.0
 
 @attrs.define
 class World:
-    """What all clients share. `sending` turns false when the run's end has come."""
+    """What all clients share. `sending` turns false when the run's end has come.
+
+    `bootstrap`: the addresses that clients begin with. `replication`: of the topics that are made, 0: the node's own.
+    """
 
     rng: Random
     clock: SimClock
@@ -50,6 +53,8 @@ class World:
     history: History
     trace: Callable[..., None]
     partitions: int
+    bootstrap: str = f"sim:{PORT}"
+    replication: int = 0
     sending: bool = True
     sessions: int = 0
 
@@ -59,7 +64,7 @@ class World:
     def connect(self, name: str, dial: Dial | None = None) -> AbstractAsyncContextManager[Client]:
         rng = self.fork()
         return connect(
-            f"sim:{PORT}",
+            self.bootstrap,
             client_id=name,
             dial=dial or self.network.dial_client,
             rng=rng,
@@ -68,6 +73,11 @@ class World:
             request_timeout=REQUEST_TIMEOUT_S,
             compression=rng.choice(COMPRESSIONS),
         )
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether there is more than one node: then who leads no more, and does not know yet, lags behind."""
+        return "," in self.bootstrap
 
     @property
     def losses(self) -> int:
@@ -266,7 +276,8 @@ class Follower:
             )
             self._highest = max(self._highest, record.offset)
         for partition, mark in sorted(reader.high_watermarks.items()):
-            world.history.marks.append(Mark(self._topic, partition, mark, losses))
+            session = self._session if world.is_cluster else -1
+            world.history.marks.append(Mark(self._topic, partition, mark, losses, session))
 
 
 class Operator:
@@ -284,7 +295,9 @@ class Operator:
 
         async def create() -> None:
             async with self._world.connect("admin") as mq:
-                await mq.admin.create_topic(name, partitions=self._world.partitions, config=config)
+                await mq.admin.create_topic(
+                    name, partitions=self._world.partitions, replication=self._world.replication, config=config
+                )
 
         await persist(create, TopicAlreadyExists)
         self._world.trace("made", name)

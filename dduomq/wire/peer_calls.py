@@ -6,12 +6,12 @@ which messages stands in `dduomq/actors/calls.py`.
 
 import attrs
 
-PARTITION, WHEEL, COORDINATOR = 1, 2, 3  # what kind of actor is meant
+PARTITION, WHEEL, COORDINATOR, REPLICA = 1, 2, 3, 4  # what kind of actor is meant; a replica: whoever leads
 
 
 @attrs.frozen
 class Call:
-    """`number` of the partition (of `topic_id`), wheel or coordinator; it is to be done within `timeout_ms`."""
+    """To be done within `timeout_ms`. `number` of the wheel, the coordinator, or a partition of `topic_id`."""
 
     place: int
     topic_id: str

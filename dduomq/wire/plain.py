@@ -116,7 +116,8 @@ def _reader(hint: Any) -> _Reader:
     if origin is not None and issubclass(origin, Mapping):
         return _string_map if arguments == (str, str) else _map_of(*arguments)
     if origin is not None and issubclass(origin, Sequence):
-        return _tuple_of((arguments[0], ...))
+        read_all = _tuple_of((arguments[0], ...))
+        return lambda plain: list(read_all(plain))
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return _enumerated(hint)
     if hint is range:

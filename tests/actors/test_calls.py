@@ -60,7 +60,7 @@ from dduomq.wire.records import BatchBuilder
 ID = f"{7:032x}"
 PLACE = (ID, 3)
 TARGET = Target("t", ID, 3)
-PARKED = Parked(99, -1, -1, TARGET, (5, 0, 9), b"k", None, (("h", b"x"), ("n", None)), b"rule")
+PARKED = Parked(99, -1, -1, TARGET, (5, 0, 9), b"k", None, [("h", b"x"), ("n", None)], b"rule")
 SPAN = SpanRecord(1, 4, ACQUIRED, 2, "me", 30_000, 77)
 NOW = 1_000.0
 
@@ -96,7 +96,7 @@ TRAVELLERS = [
         ReadsFound({PLACE: 4, (ID, 1): None}, ((ID, 2),), "latest", 30_000),
     ),
     (
-        Acquire(group="g", member_id="m", takes=(Take(PLACE, 3, range(3, 9), (5, 8)),), most=100),
+        Acquire(group="g", member_id="m", takes=(Take(PLACE, 3, range(3, 9), [5, 8]),), most=100),
         Acquired({PLACE: (SPAN,)}, 30_000),
     ),
     (Settle(group="g", member_id="m", parts=((PLACE, (Ending(1, 4, ACCEPT),)),)), Settled({}, 30_000)),

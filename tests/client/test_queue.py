@@ -445,6 +445,25 @@ async def test_answers_that_are_lost(autojump_clock, monkeypatch):
         assert await two.pull(timeout=2 * LOCK_S) == []
 
 
+async def test_a_question_that_an_answer_has_overtaken_is_passed(autojump_clock):
+    """The record may have been given to us again by then: what is said of it now would end that."""
+    async with serving(count=1) as (machine, _mq), members(machine, 1, ahead=1, auto_ack=False) as (one,):
+        [record] = await one.pull()
+        record.safe_until = 0.0
+        await record.nack(delay=60)
+        said, plain = [], one._life.words.say
+        one._life.words.say = lambda word: said.append(word.ending.first) or plain(word)
+        one._life._clear_up(record.place, record.at, record.at)
+        assert said == []
+        for _ in range(3):
+            one._life._clear_up(record.place, 77, 77)
+            await trio.sleep(0.01)
+        assert said == [77]
+        await trio.sleep(60)
+        one._life._clear_up(record.place, 77, 77)
+        assert said == [77, 77]
+
+
 async def test_records_that_never_came(autojump_clock, monkeypatch):
     """What was given out and lost on its way goes back as soon as the member knows; it was not delivered."""
     async with serving(count=0) as (machine, mq), members(machine, 1) as (one,):

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from dduomq.actors import quorum as quorum_actor
+from dduomq.actors.quorum_messages import Stepped
 from dduomq.cluster.ports import (
     Changed,
     Check,
@@ -19,6 +20,7 @@ from dduomq.cluster.ports import (
 )
 from dduomq.cluster.raft_ready import Settings
 from dduomq.testing.quorum_host import quorum_cluster
+from dduomq.wire.raft_messages import Heartbeat
 
 
 async def until(holds, seconds=60):
@@ -215,6 +217,7 @@ async def test_a_member_that_can_not_write_is_offline(autojump_clock):
             with pytest.raises(MetadataUnavailable, match="started again"):
                 await attempt()
         await cluster.store(writer).txn([Put("/k", b"2")])
+        await until(lambda: cluster.hosts[broken].error is not None)  # the node would end
         cluster.hosts[broken].kill()
         cluster.hosts[broken].platter.faults.is_full = False
         await cluster.start(broken)
@@ -235,6 +238,52 @@ async def test_a_damaged_log_is_refused_at_the_start(autojump_clock):
         await cluster.start(2)
         assert "is damaged" in host.error.message
         assert host.store.status().lifecycle == "offline"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_member_that_crashes_begins_anew_from_its_log(autojump_clock, seed):
+    """A leader meets what can't be, a second one in its term: whoever waits is answered, and nothing is lost."""
+    async with quorum_cluster(3, seed=seed) as cluster:
+        await cluster.formed()
+        await cluster.store(1).txn([Put("/a", b"1")])
+        leader = cluster.store(cluster.leader())
+        status = leader.status()
+        me, other, *_ = sorted(status.voters, key=lambda peer: peer.node != status.leader)
+        lie = Heartbeat(source=other, target=me, term=status.term, commit=0, round=0)
+
+        async def count():
+            for number in range(20):
+                await leader.txn([Put(f"/count/{number}", b"")])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            for _ in range(3):
+                await trio.sleep(0.02)
+                leader.mailbox.post(Stepped(messages=(lie,)))
+                await trio.sleep(1)
+        assert cluster.logged("actor_crashed")
+        assert len(await leader.scan("/count/")) == 20
+        assert (await leader.get("/a")).value == b"1"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_leader_that_stops_in_good_order_is_not_missed(autojump_clock, seed):
+    """Another one leads before it goes: nobody waits for an election. Whoever does not lead has nothing to do."""
+    async with quorum_cluster(3, seed=seed) as cluster:
+        await cluster.formed()
+        old = cluster.leader()
+        for node in others(cluster, old):
+            await cluster.store(node).hand_over()
+        assert cluster.leader() == old
+        begun = trio.current_time()
+        await cluster.store(old).hand_over()
+        cluster.hosts[old].kill()
+        await cluster.store(others(cluster, old)[0]).txn([Put("/a", b"1")])
+        assert trio.current_time() - begun < 0.3
+    async with quorum_cluster(1, seed=seed) as cluster:
+        await cluster.formed()
+        await cluster.store(1).hand_over()
+        await cluster.store(1).txn([Put("/a", b"1")])
 
 
 async def test_commands_are_many_at_once(autojump_clock):

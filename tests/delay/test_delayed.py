@@ -8,7 +8,7 @@ import pytest
 import trio
 
 import dduomq
-from dduomq.actors import wheel_cleaning, wheel_firing
+from dduomq.actors import wheel_cleaning, wheel_sending
 from dduomq.actors.actor import ask
 from dduomq.actors.wheel_messages import Park
 from dduomq.delay.records import NEW, Parked, Target
@@ -296,13 +296,13 @@ async def test_a_wheel_that_crashes_reads_its_log_again(autojump_clock, monkeypa
     async with running() as (_, node, mq):
         for n in range(8):
             await mq.send("t", str(n), delay=2 + n * 0.1)
-        sent = wheel_firing.WheelFiring.sent
+        sent = wheel_sending.WheelSending.sent
 
         def crash(self, message):
-            monkeypatch.setattr(wheel_firing.WheelFiring, "sent", sent)
+            monkeypatch.setattr(wheel_sending.WheelSending, "sent", sent)
             raise RuntimeError("a bug in the wheel")
 
-        monkeypatch.setattr(wheel_firing.WheelFiring, "sent", crash)
+        monkeypatch.setattr(wheel_sending.WheelSending, "sent", crash)
         await arrivals(mq, 8)
         await trio.sleep(5)
         assert await values(mq) == [str(n) for n in range(8)]

@@ -7,8 +7,8 @@ import trio
 
 from dduomq.actors.actor import ask
 from dduomq.actors.journal import Journal
-from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import Park, ParkedMessages
+from dduomq.actors.wheel_sending import WheelSending
 from dduomq.delay import records
 from dduomq.delay.handover import NUMBER_MAX, is_handed_over, number_of, origin_of
 from dduomq.delay.records import NEW, NO_ORIGIN, Handed, Parked, Target
@@ -261,8 +261,8 @@ async def test_a_disk_that_is_full_for_a_moment_loses_and_doubles_nothing(autoju
         (Journal, "stored"),
         (Wheel, "parked"),
         (Wheel, "fire"),
-        (WheelFiring, "_send"),
-        (WheelFiring, "_arrived"),
+        (WheelSending, "_send"),
+        (WheelSending, "_arrived"),
     ],
 )
 async def test_a_wheel_that_crashes_loses_and_doubles_nothing(autojump_clock, monkeypatch, owner, method):

@@ -11,8 +11,8 @@ import trio
 from dduomq.actors.actor import Reply
 from dduomq.actors.journal import Journal
 from dduomq.actors.wheel_cleaning import WheelCleaning
-from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import FindDelayed
+from dduomq.actors.wheel_sending import WheelSending
 from dduomq.delay.records import Parked, Target
 from dduomq.delay.replay import Replay
 from dduomq.delay.wheel import Wheel
@@ -57,7 +57,7 @@ async def test_a_backlog_in_another_order_than_the_log_comes(autojump_clock):
 async def test_moved_while_its_batch_is_on_its_way_comes_once(autojump_clock, monkeypatch):
     """The log is cleaned up to behind its `fired` record before the target answers; then the node dies."""
     clean_often(monkeypatch, 4_000, 500)
-    send, held = WheelFiring._send, []
+    send, held = WheelSending._send, []
 
     def hold_back(self, one):
         if one.fired.target.topic == "slow":
@@ -66,7 +66,7 @@ async def test_moved_while_its_batch_is_on_its_way_comes_once(autojump_clock, mo
         else:
             send(self, one)
 
-    monkeypatch.setattr(WheelFiring, "_send", hold_back)
+    monkeypatch.setattr(WheelSending, "_send", hold_back)
     async with one_machine() as machine:
         async with running(machine) as (_, node, mq):
             await mq.admin.create_topic("slow", partitions=1)
@@ -78,7 +78,7 @@ async def test_moved_while_its_batch_is_on_its_way_comes_once(autojump_clock, mo
                 await trio.sleep(0.1)
             ((firing, one),) = held
             fired_at = one.fired.offset
-            monkeypatch.setattr(WheelFiring, "_send", send)
+            monkeypatch.setattr(WheelSending, "_send", send)
             send(firing, one)  # the target gets it at last
             with trio.fail_after(600):
                 while (await wheel_log(node, number)).log_start_offset <= fired_at:
@@ -94,7 +94,7 @@ async def test_moved_while_its_batch_is_on_its_way_comes_once(autojump_clock, mo
 async def test_a_batch_that_arrives_while_its_record_is_moved_has_arrived_for_good(autojump_clock, monkeypatch):
     """Else it is sent again after a restart, what is left of it as new messages."""
     clean_often(monkeypatch, 4_000, 500)
-    send, touching, arrived, flush = WheelFiring._send, WheelFiring.touching, WheelFiring._arrived, Journal.flush
+    send, touching, arrived, flush = WheelSending._send, WheelSending.touching, WheelSending._arrived, Journal.flush
     held, moving = [], []
 
     def hold_back(self, one):
@@ -115,9 +115,9 @@ async def test_a_batch_that_arrives_while_its_record_is_moved_has_arrived_for_go
         moving.clear()
         arrived(self, one)
 
-    monkeypatch.setattr(WheelFiring, "_send", hold_back)
-    monkeypatch.setattr(WheelFiring, "touching", touch)
-    monkeypatch.setattr(WheelFiring, "_arrived", arrive)
+    monkeypatch.setattr(WheelSending, "_send", hold_back)
+    monkeypatch.setattr(WheelSending, "touching", touch)
+    monkeypatch.setattr(WheelSending, "_arrived", arrive)
     monkeypatch.setattr(Journal, "flush", lambda self: None if self in moving else flush(self))
     async with running() as (machine, node, mq):
         await mq.admin.create_topic("slow", partitions=1)
@@ -354,7 +354,7 @@ async def test_many_dead_letters_with_a_long_origin_rest(autojump_clock):
 
 async def test_a_batch_whose_topic_goes_before_it_is_sent_rests_whole(autojump_clock, monkeypatch):
     """It was made to fit into its topic; with what a dead letter says it is several."""
-    send, topic = WheelFiring._send, "t" * 200
+    send, topic = WheelSending._send, "t" * 200
 
     def busy(self, one):
         if one.fired.target.topic == topic and topic in self._world.routes.table:
@@ -362,7 +362,7 @@ async def test_a_batch_whose_topic_goes_before_it_is_sent_rests_whole(autojump_c
         else:
             send(self, one)
 
-    monkeypatch.setattr(WheelFiring, "_send", busy)
+    monkeypatch.setattr(WheelSending, "_send", busy)
     async with running() as (machine, _, mq):
         await mq.admin.create_topic(topic, partitions=1)
         due = str(machine.clock.wall_ms() + 5_000).encode()
@@ -453,13 +453,13 @@ async def test_arrived_while_its_record_is_moved_comes_once(autojump_clock, monk
     """The log is cleaned while a batch is on its way; it arrives before its `fired` record is in the log again. What
     is left of its messages in the log went out once more after a restart."""
     clean_often(monkeypatch, 2_000, 500)
-    sent, move, held = WheelFiring.sent, WheelCleaning._move, []
-    monkeypatch.setattr(WheelFiring, "sent", lambda self, message: held.append((self, message)))
+    sent, move, held = WheelSending.sent, WheelCleaning._move, []
+    monkeypatch.setattr(WheelSending, "sent", lambda self, message: held.append((self, message)))
 
     def moving(self, found, next_offset, size):
         move(self, found, next_offset, size)
         if held and size:
-            monkeypatch.setattr(WheelFiring, "sent", sent)
+            monkeypatch.setattr(WheelSending, "sent", sent)
             for firing, message in held:
                 sent(firing, message)
             held.clear()

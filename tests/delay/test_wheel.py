@@ -77,8 +77,7 @@ class Story:
             replay.apply(self.log[offset])
         self.wheel = replay.finish()
         self.delivered = []
-        for one in list(self.wheel.open.values()):
-            self.send(one.fired)
+        self.send_due()
 
     def perhaps_crash(self):
         if self.rng.random() < self.crash_rate:
@@ -104,7 +103,7 @@ class Story:
         self.due[value] = due
         self.in_doubt.add(value)
         first = self.store([records.encode_parked(message)])
-        self.wheel.parked([message], first)
+        self.wheel.parked([message], first, self.now)
         self.in_doubt.discard(value)
 
     def hand(self):
@@ -113,7 +112,7 @@ class Story:
         target, origin = self.rng.choice(TARGETS), origin_of(OWNER, self.handing)
         message = Parked(due, NEW, -1, target, origin, None, value, [])
         if self.wheel.known([message]) is None:
-            self.wheel.parked([message], self.store([records.encode_parked(message)]))
+            self.wheel.parked([message], self.store([records.encode_parked(message)]), self.now)
         self.perhaps_crash()  # before the owner has its answer
         self.handing += 1
 
@@ -123,9 +122,16 @@ class Story:
             self.now += self.rng.randrange(-DAY, DAY)
 
     def deliver(self):
-        due = self.wheel.take_due(self.now, self.rng.choice((1, 3, 50)), lambda target: target)
-        begun = [self.wheel.fire(to, entries) for to, entries in due.items()]
+        lead_ms = self.rng.choice((0, 20, MINUTE))
+        begun = []
+        for to, entries in self.wheel.take_due(self.now, lead_ms, self.rng.choice((1, 3, 50)), lambda to: to).items():
+            while entries and self.wheel.room(to):
+                count = self.rng.randrange(1, len(entries) + 1)
+                begun.append(self.wheel.fire(to, entries[:count]))
+                entries = entries[count:]
+            self.wheel.hold(to, entries)
         if not begun:
+            self.send_due()
             return
         entries = [records.encode_fired(fired) for fired in begun]
         if self.delivered:
@@ -133,11 +139,21 @@ class Story:
             self.delivered = []
         first = self.store(entries)
         for at, fired in enumerate(begun):
-            self.send(self.wheel.fired_at(fired, first + at))
+            self.wheel.fired_at(fired, first + at)
+        self.send_due()
+
+    def send_due(self):
+        """One batch after another to each target, if all of it is due."""
+        for target in list(self.wheel.open):
+            while target in self.wheel.open:
+                fired = self.wheel.open[target][0].fired
+                if max(due for due, _ in fired.pairs) > self.now:
+                    break
+                self.send(fired)
 
     def send(self, fired):
         by_offset = {record.offset: record for record in self.log.values() if isinstance(record, Parked)}
-        messages = [by_offset[entry.offset] for entry in self.wheel.open[fired.target].entries]
+        messages = [by_offset[entry.offset] for entry in self.wheel.entries_of(fired)]
         self.perhaps_crash()
         before = len(self.partitions[fired.target].values)
         taken = self.partitions[fired.target].append(fired.epoch, fired.sequence, messages, self.now)
@@ -147,9 +163,12 @@ class Story:
             self.wheel.delivered(fired)
             self.delivered.append(fired.offset)
             return
-        again = self.wheel.begin_anew(fired)
-        first = self.store([records.encode_fired(again), records.encode_delivered([fired.offset])])
-        self.send(self.wheel.fired_at(again, first))
+        old = [one.fired for one in self.wheel.open[fired.target]]
+        again = self.wheel.fire_again(fired.target, old, fired.epoch + 1, 0)
+        delivered = records.encode_delivered(one.offset for one in old)
+        first = self.store([*map(records.encode_fired, again), delivered])
+        for at, one in enumerate(again, first):
+            self.wheel.fired_at(one, at)
 
     def cancel(self):
         waiting = list(self.wheel.entries((-1, -1), None))
@@ -174,8 +193,9 @@ class Story:
         offsets = {one.offset for one in found if isinstance(one, Fired)}
         again = [
             one.fired
-            for one in self.wheel.open.values()
-            if one.fired.offset in offsets or any(entry.number in kept for entry in one.entries)
+            for open_ in self.wheel.open.values()
+            if any(one.touches(offsets, kept) for one in open_)
+            for one in open_
         ]
         entries += [records.encode_fired(fired) for fired in again]
         known = [(to, *self.wheel.sequences[to]) for to in targets if to in self.wheel.sequences]

@@ -12,7 +12,7 @@ from dduomq.errors import (
 )
 from dduomq.log.memory import MemoryFiles
 from dduomq.wire.batch import CONTROL, SEQUENCE_MAX, TRANSACTIONAL, build, read_header
-from tests.log.helpers import DIRECTORY, append, batch, opened, read_all
+from tests.log.helpers import DIRECTORY, append, batch, opened, read_all, settings
 
 
 @pytest.fixture
@@ -113,6 +113,18 @@ def test_a_retry_is_a_duplicate_and_gets_the_first_answer(files):
         (outcome,) = append(log, files, batch(pid=7, epoch=0, sequence=sequence))
         assert outcome.base_offset == sequence
     assert log.log_end_offset == 5
+
+
+def test_a_retry_is_a_duplicate_though_a_limit_was_lowered_since(files):
+    """It is there: who heard that it was refused would bring it elsewhere, and use its sequence for another one."""
+    log, _ = opened(files)
+    append(log, files, batch(pid=7, epoch=0, sequence=0))
+    log.settings = settings(max_message_bytes=100)
+    again = [batch(pid=pid, epoch=0, sequence=sequence) for pid, sequence in ((7, 0), (7, 1), (8, 0))]
+    known, other, older = append(log, files, *again)
+    assert known.base_offset == 0
+    assert [type(one) for one in (other, older)] == [MessageTooLarge, MessageTooLarge]
+    assert log.log_end_offset == 1
 
 
 def test_a_duplicate_inside_one_plan_is_found(files):

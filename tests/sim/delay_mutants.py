@@ -3,19 +3,17 @@
 from dduomq.actors.wheel import WheelActor
 from dduomq.actors.wheel_firing import WheelFiring
 from dduomq.actors.wheel_messages import ParkedMessages
+from dduomq.actors.wheel_sending import WheelSending
 from dduomq.delay.recent import Recent
 from dduomq.delay.replay import Replay
-from dduomq.delay.timeline import Timeline
 
-_apply, _pop = Replay.apply, Timeline.pop
+_apply, _add = Replay.apply, WheelSending.add
 
 
-def _send_and_write_nothing_down(self, begun):
-    self._is_busy = False
-    for one in begun:
-        one.fired = self.wheel.fired_at(one.fired, -2)
-        self._sending[one.fired.target] = one
-        self._send(one)
+def _send_and_write_nothing_down(self, round_):
+    self._sending.is_taking = False
+    for fired, messages in round_.begun:
+        self._sending.add(self.wheel.fired_at(fired, -2), messages)
 
 
 def _answer_before_it_is_stored(self, message):
@@ -36,8 +34,9 @@ def _know_nobody_again(_self, _target, _origin):
     return None
 
 
-def _early(self, now_ms, limit):
-    return _pop(self, now_ms + 700, limit)
+def _do_not_wait_until_it_is_due(self, fired, messages):
+    _add(self, fired, messages)
+    self._queues[fired.target][-1].due_ms = 0
 
 
 def _forget_what_was_on_its_way(self, record):
@@ -54,6 +53,6 @@ DELAY_MUTANTS = {
     "a delayed message is acknowledged before it is stored": [(WheelActor, "_on_park", _answer_before_it_is_stored)],
     "a cancelled message is not cancelled in the log": [(WheelActor, "_cancel", _take_out_and_write_nothing_down)],
     "a batch that comes again is parked again": [(Recent, "find", _know_nobody_again)],
-    "a delayed message comes early": [(Timeline, "pop", _early)],
+    "a delayed message comes early": [(WheelSending, "add", _do_not_wait_until_it_is_due)],
     "a batch on its way is forgotten by a restart": [(Replay, "apply", _forget_what_was_on_its_way)],
 }

@@ -96,6 +96,11 @@ class Server:
     def start(self):
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if not self.is_member:  # of others, without which it can't serve yet
+            self.wait_ready()
+
+    def wait_ready(self):
+        """Wait until it serves clients."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.is_ready():
             assert self.process.poll() is None, f"the server ended: {self.log()}"
@@ -129,6 +134,7 @@ class EtcdServer(Server):
         self.name = name
         self.port, self.peer_port = ports or free_ports(2)
         self.cluster = cluster or {name: self.peer_port}
+        self.is_member = len(self.cluster) > 1
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         super().__init__(directory)
@@ -144,8 +150,6 @@ class EtcdServer(Server):
         ]  # fmt: skip
 
     def is_ready(self):
-        if len(self.cluster) > 1 and self.process.poll() is None:
-            return True  # it is ready when enough of the others are
         try:
             return httpx.get(f"{self.url}/health", timeout=1.0, trust_env=False).status_code == httpx.codes.OK
         except httpx.TransportError:
@@ -160,11 +164,14 @@ class EtcdServer(Server):
 
 
 class ZooKeeperServer(Server):
-    """A standalone server."""
+    """One server: alone, or number `number` of an ensemble, which has everybody's ports for the others."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, number=1, ensemble=None):
         (self.port,) = free_ports(1)
         self.address = f"127.0.0.1:{self.port}"
+        self.number = number
+        self.ensemble = ensemble or {}
+        self.is_member = bool(self.ensemble)
         super().__init__(directory)
 
     def command(self):
@@ -172,8 +179,12 @@ class ZooKeeperServer(Server):
         configuration.write_text(
             f"tickTime={TICK_MS}\ndataDir={self.directory / 'data'}\nclientPort={self.port}\n"
             "clientPortAddress=127.0.0.1\nadmin.enableServer=false\n4lw.commands.whitelist=ruok,srvr\n"
-            "forceSync=no\n"
+            "forceSync=no\ninitLimit=20\nsyncLimit=10\n"
+            + "maxSessionTimeout=20000\n" * bool(self.ensemble)
+            + "".join(f"server.{n}=127.0.0.1:{one}:{other}\n" for n, (one, other) in self.ensemble.items())
         )
+        (self.directory / "data").mkdir(exist_ok=True)
+        (self.directory / "data" / "myid").write_text(str(self.number))
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
         options = ["-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dzookeeper.admin.enableServer=false"]
         return ["java", *options, "-cp", zookeeper_jar(), main, str(configuration)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from dduomq import limits
 from dduomq.cluster.ports import Put
 from dduomq.errors import ConfigError
 from dduomq.stores.engines import Engine, open_outside, parse_engine
@@ -79,10 +80,15 @@ async def test_the_engine_is_opened_that_was_named(tmp_path, server):
                 await store.txn([Put("/k", b"kept")])
 
 
-@pytest.mark.slow
+@pytest.fixture
+def impatient(monkeypatch):
+    """A start waits for a second."""
+    monkeypatch.setattr(limits, "METADATA_START_TIMEOUT_MS", 1_000)
+
+
 @pytest.mark.parametrize("kind", ["etcd", "zk"])
-async def test_a_server_that_is_not_there(kind):
-    """Said at start, with the address and what to do, after a few seconds in which it might have come."""
+async def test_a_server_that_is_not_there(kind, impatient):
+    """Said at start, with the address and what to do, after a time in which it might have come."""
     (port,) = free_ports(1)
     url = f"{kind}://127.0.0.1:{port}"
     with trio.fail_after(60), pytest.raises(ConfigError, match=f"--metadata: .*127.0.0.1:{port}.*start it, or mend"):
@@ -90,8 +96,7 @@ async def test_a_server_that_is_not_there(kind):
             pass
 
 
-@pytest.mark.slow
-async def test_something_else_listens_there(server):
+async def test_something_else_listens_there(server, impatient):
     """A port where another kind of server answers is told from etcd."""
     url = f"etcd://{server('zookeeper').address}"
     with trio.fail_after(60), pytest.raises(ConfigError, match=r"does not answer as etcd|can't be reached"):

@@ -134,6 +134,7 @@ async def test_three_members_lose_one_after_the_other(tmp_path):
                     name = server.name.encode()
                     await follow_on(watcher, "/w/", changes, state, lambda state, name=name: state.get("/w/k") == name)
                 server.start()
+                await trio.to_thread.run_sync(server.wait_ready)
             assert session.is_valid
             assert (await working(store, lambda: store.get("/w/node"))) is not None
             servers[0].kill()

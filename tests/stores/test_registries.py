@@ -1,6 +1,7 @@
 """Registries: whoever looks for the nodes finds them, and nobody stops for want of one."""
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from random import Random
 
 import pytest
@@ -15,6 +16,7 @@ from tests.stores.nacos import FakeNacos, running_nacos
 from tests.stores.nodes import SESSION_MS, Embedded
 
 TIMEOUT_S = 60
+_numbers = count()
 
 
 def node(number, zone=""):
@@ -33,13 +35,20 @@ async def opened(url, store=None):
 @pytest.fixture(params=["etcd", "zk", "nacos v1", "nacos v3"])
 async def outside(request, server):
     """The URL of every registry that nodes enter themselves into."""
-    name = f"registry{request.node.name.__hash__() & 0xFFFF}"
+    name = f"registry{next(_numbers)}"
     if request.param in {"etcd", "zk"}:
         place = server({"etcd": "etcd", "zk": "zookeeper"}[request.param]).address
         yield f"{request.param}://{place}/{name}"
     else:
         async with running_nacos(FakeNacos(apis=request.param.split()[1:])) as place:
             yield f"nacos://{place}/{name}"
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Beats and questions come without long waits between them."""
+    monkeypatch.setattr(registry_nacos, "BEAT_S", 0.05)
+    monkeypatch.setattr(registry_nacos, "POLL_S", 0.05)
 
 
 async def heard(watch, wanted):
@@ -50,7 +59,7 @@ async def heard(watch, wanted):
                 return
 
 
-async def test_nodes_enter_themselves_and_leave(outside):
+async def test_nodes_enter_themselves_and_leave(outside, quick):
     """Who registers is found, with all his addresses, by whoever watches or asks; who leaves is gone."""
     async with opened(outside) as one, opened(outside) as other, opened(outside) as looker, looker.watch() as watch:
         await heard(watch, [])
@@ -85,13 +94,6 @@ async def test_a_fixed_list(tmp_path):
         assert await registry.nodes() == [node(1), node(2)]
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Beats and questions come without long waits between them."""
-    monkeypatch.setattr(registry_nacos, "BEAT_S", 0.05)
-    monkeypatch.setattr(registry_nacos, "POLL_S", 0.05)
-
-
 async def until(is_so):
     """Wait for it."""
     with trio.fail_after(TIMEOUT_S):
@@ -124,7 +126,7 @@ async def test_a_node_of_nacos_beats(apis, quick):
         assert fake.calls.count(("POST", path)) == 1
 
 
-async def test_nacos_that_is_down_stops_nobody():
+async def test_nacos_that_is_down_stops_nobody(quick):
     """The last list holds, and a node that can't register waits for it."""
     fake = FakeNacos()
     async with AsyncExitStack() as stack:
@@ -141,7 +143,7 @@ async def test_nacos_that_is_down_stops_nobody():
 
 
 @pytest.mark.parametrize("apis", [("v1",), ("v3",)])
-async def test_nacos_with_a_password(apis):
+async def test_nacos_with_a_password(apis, quick):
     """A login gives a token, with which everything is asked again."""
     fake = FakeNacos(apis=apis, password="s3 cret")
     async with running_nacos(fake) as place:

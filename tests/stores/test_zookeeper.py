@@ -5,13 +5,13 @@ import trio
 from kazoo.client import KazooClient
 
 from dduomq.cluster.ports import Changed, Check, MetadataConflict, MetadataUnknown, Put, Resync, SessionLost
-from dduomq.errors import ConfigError
 from dduomq.stores.zookeeper import open_zookeeper
 from dduomq.stores.zookeeper_client import Keeper, each
 from dduomq.stores.zookeeper_names import Names
 from tests.stores.nodes import make_engine
 from tests.stores.servers import TICK_MS, ZooKeeperServer, free_ports
-from tests.stores.test_conformance import TIMEOUT_S
+from tests.stores.test_conformance import TIMEOUT_S, follow_on
+from tests.stores.test_server_faults import working
 
 
 @pytest.fixture
@@ -136,12 +136,37 @@ async def test_a_watch_outlives_an_expired_connection(own):
                     break
 
 
-async def test_nobody_there_is_said_at_start():
-    """A wrong address is told with what to do, in a few seconds."""
-    (port,) = free_ports(1)
-    with trio.fail_after(TIMEOUT_S), pytest.raises(ConfigError, match="can't be reached"):
-        async with open_zookeeper(f"127.0.0.1:{port}", "n", 1_000):
-            pass
+@pytest.mark.slow
+async def test_three_servers_lose_one_after_the_other(tmp_path):
+    """With a majority all goes on, session and watch included, and what was acknowledged is read everywhere."""
+    ensemble = {number: free_ports(2) for number in (1, 2, 3)}
+    servers = [ZooKeeperServer(tmp_path / str(number), number, ensemble) for number in ensemble]
+    hosts = ",".join(server.address for server in servers)
+    try:
+        async with (
+            open_zookeeper(hosts, "three", 10_000) as store,
+            open_zookeeper(hosts, "three", 10_000) as watcher,
+            watcher.watch("/w/") as changes,
+            store.session() as session,
+        ):
+            state = {}
+            with trio.fail_after(TIMEOUT_S):
+                assert await anext(changes) == Resync()
+            await store.txn([Put("/w/node", b"", is_ephemeral=True)])
+            for server in servers:
+                server.kill()
+                name = b"%d" % server.number
+                await working(store, lambda name=name: store.txn([Put("/w/k", name)]))
+                assert (await working(watcher, lambda: watcher.get("/w/k"))).value == name
+                with trio.fail_after(TIMEOUT_S):
+                    await follow_on(watcher, "/w/", changes, state, lambda state, name=name: state.get("/w/k") == name)
+                server.start()
+                await trio.to_thread.run_sync(server.wait_ready)
+            assert session.is_valid
+            assert await working(store, lambda: store.get("/w/node")) is not None
+    finally:
+        for server in servers:
+            server.stop()
 
 
 async def test_no_thread_stays(own):
