@@ -201,6 +201,18 @@ OPTIONS: tuple[Option, ...] = (
         "1000",
         "a node that is silent for so long leads nothing any more",
     ),
+    Option(
+        "replica.lag.max.ms",
+        _integer(1_000, 2**31),
+        str(limits.REPLICA_LAG_MAX_MS),
+        "a replica that is behind for so long is in sync no more",
+    ),
+    Option(
+        "replication.catch.up.bytes.per.second",
+        _integer(0, 2**40),
+        "0",
+        "so fast replicas that are behind are brought up, from each leader; 0: as fast as it goes",
+    ),
     Option("default.replication.factor", _integer(0, 1_000), "0", "replicas of a new topic; 0: three, where there are"),
     Option("plaintext.allowed", _boolean, "false", "listen beyond this machine without TLS"),
     Option(
@@ -281,6 +293,8 @@ class Config:
     registry: str = "embedded"
     zone: str = ""
     session_timeout_ms: int = 1_000
+    replica_lag_max_ms: int = limits.REPLICA_LAG_MAX_MS
+    replication_catch_up_bytes_per_second: int = 0
     default_replication_factor: int = 0
     topic: Mapping[str, str] = attrs.field(factory=dict)
 
@@ -337,6 +351,8 @@ def from_values(values: Mapping[str, str]) -> Config:
         registry=parsed["registry"],
         zone=parsed["zone"],
         session_timeout_ms=parsed["session.timeout.ms"],
+        replica_lag_max_ms=parsed["replica.lag.max.ms"],
+        replication_catch_up_bytes_per_second=parsed["replication.catch.up.bytes.per.second"],
         default_replication_factor=parsed["default.replication.factor"],
         topic=topic,
     )

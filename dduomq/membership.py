@@ -218,7 +218,13 @@ class Member:
         )  # fmt: skip
         self._writer = RecordWriter(self.store, around.log)
         self._replication = Replication(
-            ReplicationWorld(self._links, lambda: self._registration.epoch, ports.clock, around.log)
+            ReplicationWorld(
+                self._links,
+                lambda: self._registration.epoch,
+                ports.clock,
+                around.log,
+                config.replication_catch_up_bytes_per_second or None,
+            )
         )
         self._nursery: trio.Nursery | None = None
         self.corridor: Corridor | None = Corridor(self._links, ports.clock, self._background)
@@ -259,7 +265,8 @@ class Member:
 
     def world(self, world: PartitionWorld) -> PartitionWorld:
         return attrs.evolve(
-            world, node_id=self._around.config.node_id, follows=self._replication, changes=self._writer
+            world, node_id=self._around.config.node_id, follows=self._replication, changes=self._writer,
+            replica_lag_max_ms=self._around.config.replica_lag_max_ms,
         )  # fmt: skip
 
     async def enter(self, nursery: trio.Nursery) -> None:
