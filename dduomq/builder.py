@@ -40,9 +40,10 @@ from dduomq.actors.router import (
 )
 from dduomq.actors.routes import Routes
 from dduomq.actors.supervisor import ActorStatus, Supervisor
+from dduomq.address import Address
 from dduomq.cluster.image import NO_LEADER, PARTITIONS, TOPICS, PartitionRecord, decode_partition, decode_topic
 from dduomq.cluster.ports import Changed, MetadataStore, Versioned
-from dduomq.config import Address, Config
+from dduomq.config import Config
 from dduomq.engine import EngineMaker, Surroundings, on_disk
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers

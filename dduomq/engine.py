@@ -17,11 +17,12 @@ from dduomq.actors.link import Links
 from dduomq.actors.quorum import QuorumWorld
 from dduomq.actors.quorum_messages import QuorumView
 from dduomq.actors.supervisor import Supervisor
+from dduomq.address import Address
 from dduomq.cluster.formation import wanted_founders
 from dduomq.cluster.handshake import PeerBook
 from dduomq.cluster.image import CLUSTER, decode_value, encode_value
 from dduomq.cluster.ports import Check, MetadataConflict, MetadataStore, Put
-from dduomq.config import Address, Config
+from dduomq.config import Config
 from dduomq.errors import ConfigError
 from dduomq.listeners.peer import PeerHandlers, PeerServer
 from dduomq.log.files import Files

@@ -22,6 +22,7 @@ from dduomq.actors.link import Links, LinkWorld
 from dduomq.actors.partition_world import PartitionWorld
 from dduomq.actors.registration import Nodes, Registration
 from dduomq.actors.replication import Replication, ReplicationWorld
+from dduomq.address import PeerAddress
 from dduomq.cluster import versions
 from dduomq.cluster.handshake import PeerBook
 from dduomq.cluster.image import (
@@ -44,7 +45,7 @@ from dduomq.cluster.ports import (
     Put,
     Versioned,
 )
-from dduomq.config import Config, PeerAddress
+from dduomq.config import Config
 from dduomq.engine import EngineMaker, Surroundings
 from dduomq.errors import ConfigError, NotLeader, UnknownTopicOrPartition
 from dduomq.listeners.peer import PeerContext, PeerHandlers, PeerServer

@@ -70,7 +70,9 @@ def append(text, reply=None):
     builder = BatchBuilder()
     builder.append(1, None, text.encode(), [])
     data = builder.build()
-    return Append(batch=PendingBatch(memoryview(data), read_header(data)), deadline=trio.current_time() + 20, reply=reply)
+    return Append(
+        batch=PendingBatch(memoryview(data), read_header(data)), deadline=trio.current_time() + 20, reply=reply
+    )
 
 
 def describe():

@@ -17,6 +17,7 @@ LAYERS = {
     4: {"listeners", "client", "console", "blocking"},
     5: {
         "cli",
+        "address",
         "builder",
         "engine",
         "membership",
@@ -41,7 +42,7 @@ SAME_LAYER = {
     *(
         (a, b)
         for a in LAYERS[5]
-        for b in ("config", "observe", "system", "builder", "engine", "membership", "node", "run")
+        for b in ("config", "observe", "system", "address", "builder", "engine", "membership", "node", "run")
     ),
 }
 # Rooms that may import less than their layer allows: the highest layer, and what is let through by name.
