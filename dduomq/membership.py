@@ -53,6 +53,8 @@ from dduomq.wire.peer_calls import Call, CallAnswer
 from dduomq.wire.peer_replication import PeerFetch
 
 LEAVE_TIMEOUT_S = 10.0
+ALONE = "metadata"  # of the data directory: where a node alone keeps its metadata
+QUORUM = "quorum"  # of the data directory: where a cluster's own metadata are
 CLUSTER_FILE = "cluster"  # of the data directory: the id of the cluster that it belongs to
 PEER = ""  # the name of the address that the other nodes use
 
@@ -145,12 +147,13 @@ class Alone:
 
     def __init__(self, around: Surroundings) -> None:
         config = around.config
+        self._around = around
         self._node_id = config.node_id
         self._rng = around.ports.rng
         reached = [*around.addresses, *config.advertise]
         self._reached = {a.name: (ClientAddress(config.node_id, a.host, a.port),) for a in reached}
         self._embedded = EmbeddedStore(
-            cast(Files, around.ports.files), f"{config.data_dir}/metadata", DiskClient(around.disk)
+            cast(Files, around.ports.files), f"{config.data_dir}/{ALONE}", DiskClient(around.disk)
         )
         self.store: MetadataStore = self._embedded
 
@@ -159,6 +162,10 @@ class Alone:
 
     async def open(self, _nursery: trio.Nursery) -> tuple[str, int]:
         """The id is minted at the very first start; the epoch is the number of starts."""
+        ports, data = self._around.ports, self._around.config.data_dir
+        files = cast(Files, ports.files)
+        if await on_disk(ports.disk, lambda: files.exists(f"{data}/{QUORUM}")):
+            raise ConfigError(f"the data directory {data} is that of a node of a cluster; start it with its --peers")
         await self._embedded.open()
         cluster, epoch = await self.store.get(CLUSTER), await self.store.get(EPOCH)
         next_epoch = 0 if epoch is None else cast(int, decode_value(epoch.value)) + 1
@@ -338,13 +345,21 @@ class QuorumEngine:
         self._handlers = handlers
         self._book = book
         world = QuorumWorld(
-            cast(Files, ports.files), f"{config.data_dir}/quorum", around.disk, ports.rng, book, links, QuorumView(),
+            cast(Files, ports.files), f"{config.data_dir}/{QUORUM}", around.disk, ports.rng, book, links, QuorumView(),
             around.log,
         )  # fmt: skip
         self._quorum = QuorumStore(world, session_timeout_ms=config.session_timeout_ms)
         self.store: MetadataStore = self._quorum
 
     async def prepare(self, peers: PeerServer) -> None:
+        ports, data = self._around.ports, self._around.config.data_dir
+        files = cast(Files, ports.files)
+        alone = f"{data}/{ALONE}"
+        if await on_disk(ports.disk, lambda: files.exists(alone) and not files.exists(f"{data}/{QUORUM}")):
+            raise ConfigError(
+                f"the data directory {data} is that of a node that ran alone; start it without --peers, or give an "
+                "empty one with --data"
+            )
         self._around.supervisor.start(self._quorum.mailbox, self._quorum.actor)
         await self._quorum.open()
         self._quorum.serve(self._handlers)
