@@ -167,6 +167,7 @@ METADATA_TRANSACTION_BYTES_MAX = 512 * KIB  # half of what ZooKeeper takes in on
 METADATA_CALL_TIMEOUT_MS = 5_000  # then an engine that stands elsewhere is taken as out of reach
 METADATA_START_TIMEOUT_MS = 10_000
 METADATA_SCAN_PAGE = 1_000  # keys of one answer
+METADATA_WATCH_KEYS_MAX = 1_024  # that one watcher has not taken yet; beyond that it scans again
 
 # the metadata quorum
 RAFT_MEMBERS_MAX = 1_000  # voters and learners

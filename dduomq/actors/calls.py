@@ -57,10 +57,10 @@ from dduomq.errors import WireError
 from dduomq.log.plog import PendingBatch
 from dduomq.ports import Buffer
 from dduomq.wire.batch import is_whole, read_header
-from dduomq.wire.peer_calls import Call, CallAnswer
+from dduomq.wire.peer_calls import COORDINATOR, PARTITION, REPLICA, WHEEL, Call, CallAnswer
 from dduomq.wire.plain import read_as, to_plain
 
-# Numbers on the wire, never reused: (the message, the type of its answer).
+# Numbers on the wire, never reused: (the message, the type of its answer). What kind of actor gets them says `PLACES`.
 KINDS: dict[int, tuple[type[Message], Any]] = {
     1: (Append, Acked),
     2: (Fetch, FetchPlan),
@@ -88,6 +88,7 @@ KINDS: dict[int, tuple[type[Message], Any]] = {
     46: (LoseRecord, None),
 }
 NUMBERS = {message: number for number, (message, _) in KINDS.items()}
+PLACES = {PARTITION: range(1, 20), REPLICA: range(1, 20), WHEEL: range(20, 40), COORDINATOR: range(40, 60)}
 NOTICES = (Unpark, Confirm, ReleaseHeld, FitQueue, LoseRecord)  # nobody waits for an answer
 NOT_CARRIED = {"reply", "size_bytes", "deadline", "batch", "watcher"}
 NO_TIMEOUT_S = 30.0  # of a message that has no deadline of its own
@@ -132,8 +133,8 @@ def encode(
 
 def decode(call: Call, payload: memoryview, now: float, reply: Reply[Any]) -> Message:
     """The message of a call. Raises `WireError`, `CorruptMessage` for a batch that is not whole."""
-    if call.kind not in KINDS:
-        raise WireError(f"a message of kind {call.kind} is not known here")
+    if call.kind not in KINDS or call.kind not in PLACES.get(call.place, ()):
+        raise WireError(f"a message of kind {call.kind} to an actor of kind {call.place} is not known here")
     kind = KINDS[call.kind][0]
     fields = _carried(kind)
     plain = _loads(call.fields)
@@ -173,8 +174,10 @@ def encode_answer(value: Any) -> tuple[CallAnswer, Sequence[Buffer]]:
     """The answer; of a plan to read, what is read, and the lease is given back."""
     if not isinstance(value, FetchPlan):
         return CallAnswer(cbor2.dumps(to_plain(value))), ()
-    data = b"" if value.lease is None else value.lease.read(value.position, value.size)
-    value.close()
+    try:
+        data = b"" if value.lease is None else value.lease.read(value.position, value.size)
+    finally:
+        value.close()
     marks = [value.high_watermark, value.last_stable_offset, value.log_start_offset, value.next_offset]
     return CallAnswer(cbor2.dumps([*marks, to_plain(value.aborted), to_plain(value.diverging)])), (data,)
 

@@ -2,7 +2,8 @@
 
 Not an actor: what is put in goes on at once, to the local mailbox or over the link. Always true: every request is
 answered, or refused with an error that may be tried again; appends of one door travel one after the other, so they
-arrive in the order they were put in.
+arrive in the order they were put in, also when the partition comes to be led here meanwhile; who puts something in
+waits while too much is under way, and no longer.
 """
 
 from collections import deque
@@ -37,7 +38,7 @@ class Corridor:
 class Door(Mailbox):
     """`where()` gives the local mailbox, the number of the node to ask, or None while nobody leads."""
 
-    __slots__ = ("_appends", "_corridor", "_in_flight", "_is_busy", "_number", "_place", "_topic_id", "_where")
+    __slots__ = ("_appends", "_corridor", "_in_flight", "_is_busy", "_number", "_place", "_slot", "_topic_id", "_where")
 
     def __init__(
         self, name: str, corridor: Corridor, place: int, topic_id: str, number: int, where: Callable[[], Where]
@@ -51,11 +52,18 @@ class Door(Mailbox):
         self._appends: deque[Message] = deque()
         self._is_busy = False
         self._in_flight = 0
+        self._slot: trio.Event | None = None  # set when there is room again
+
+    def _here(self, message: Message) -> Mailbox | None:
+        """The local mailbox, if that is where the message goes now: an append goes behind those before it."""
+        where = self._where()
+        is_behind = self._is_busy and isinstance(message, Append)
+        return where if isinstance(where, Mailbox) and not is_behind else None
 
     def offer(self, message: Message) -> bool:
-        where = self._where()
-        if isinstance(where, Mailbox):
-            return where.offer(message)
+        here = self._here(message)
+        if here is not None:
+            return here.offer(message)
         if self._in_flight >= CALLS_PER_DOOR_MAX:
             self.refused += 1
             return False
@@ -69,8 +77,22 @@ class Door(Mailbox):
             self._corridor.background(self._carry, message)
         return True
 
+    async def put(self, message: Message) -> None:
+        while True:
+            here = self._here(message)
+            if here is not None:
+                await here.put(message)
+                return
+            if self.offer(message):
+                return
+            self._slot = self._slot or trio.Event()
+            await self._slot.wait()
+
     def post(self, message: Message) -> None:
-        if not self.offer(message):
+        here = self._here(message)
+        if here is not None:
+            here.post(message)
+        elif not self.offer(message):
             message.refuse(LeaderNotAvailable(f"{self.name} has too much to carry"))
 
     async def _carry_appends(self) -> None:
@@ -95,6 +117,9 @@ class Door(Mailbox):
                 raise
         finally:
             self._in_flight -= 1
+            if self._slot is not None:
+                self._slot.set()
+                self._slot = None
 
     async def _ask(self, node: int, message: Message) -> None:
         now = self._corridor.clock.monotonic()

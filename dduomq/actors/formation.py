@@ -1,7 +1,7 @@
 """How a node without a cluster gets into one: asks around, decides, and tells its member of the quorum.
 
 The decisions and their reasons are in `cluster/formation.py`. Always true: it ends when the member has begun; it says
-what it waits for once, and again when that changes.
+what it waits for once, and again when that changes; that it is refused matters more than whom it waits for.
 """
 
 import structlog
@@ -79,6 +79,9 @@ class Formation:
         return heard
 
     def _tell(self, step: Wait) -> None:
+        refusals = [self._links.link(node).refusal for node in self._links.nodes]
+        if any(refusals):
+            step = Wait(next(filter(None, refusals)), is_wrong=True)
         self._view.reason = step.reason
         if step.reason != self._told:
             self._told = step.reason

@@ -19,9 +19,9 @@ import trio
 
 from dduomq.actors.actor import Reply
 from dduomq.actors.link_frames import FramesIn, FramesOut, join
-from dduomq.cluster.handshake import PeerBook
+from dduomq.cluster.handshake import PeerBook, PeerRefused
 from dduomq.cluster.ports import PeerNotReached, PeerUnavailable
-from dduomq.errors import DduomqError, from_code
+from dduomq.errors import DduomqError, UnsupportedVersion, from_code
 from dduomq.limits import (
     LINK_ADDRESSES_MAX,
     LINK_BACKOFF_MS,
@@ -83,7 +83,17 @@ class _Connection:
 class Link:
     """The way to one node; a `dduomq.cluster.ports.PeerLink`."""
 
-    __slots__ = ("_addresses", "_connection", "_dialled", "_moved", "_reason", "_world", "directory_id", "node_id")
+    __slots__ = (
+        "_addresses",
+        "_connection",
+        "_dialled",
+        "_moved",
+        "_reason",
+        "_world",
+        "directory_id",
+        "node_id",
+        "refusal",
+    )
 
     def __init__(self, world: LinkWorld, node_id: int, address: tuple[str, int]) -> None:
         self._world = world
@@ -93,6 +103,7 @@ class Link:
         self._moved = trio.Event()
         self._reason = "it has not been reached yet"
         self.node_id = node_id
+        self.refusal = ""  # why one of the two nodes does not speak with the other; empty for other troubles
         self.directory_id = ""  # what the other node has said when it was reached last
 
     @property
@@ -165,6 +176,7 @@ class Link:
                 await self._live()
             except ENDINGS as error:
                 self._reason = str(error) or "it did not answer in time"
+                self.refusal = self._reason if isinstance(error, PeerRefused | UnsupportedVersion) else ""
             if self._is_lost():
                 pause_ms = LINK_BACKOFF_MS
             elif told != self._reason:
@@ -212,6 +224,7 @@ class Link:
                 with trio.fail_after(LINK_DIAL_TIMEOUT_MS / 1000):
                     await self._greet(stream, incoming, outgoing)
                 connection = self._connection = _Connection(outgoing)
+                self.refusal = ""
                 self._dialled -= 1  # this is the right one
                 self._world.log.info("peer_reached", node=self.node_id)
                 nursery.start_soon(live, partial(self._watch, connection))

@@ -6,7 +6,7 @@ is on disk as one that is gone: no start ever finds it.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TypeVar, cast
 
 import trio
@@ -27,7 +27,7 @@ from dduomq.cluster.ports import (
 )
 from dduomq.errors import DduomqError, StorageError, UsageError
 from dduomq.log.files import Files
-from dduomq.stores.feed import Feed
+from dduomq.stores.watchers import Watchers
 
 COMPACT_BYTES = 4 * 1024 * 1024
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class EmbeddedStore:
         self._end = 0
         self._lock = trio.Lock()
         self._broken: DduomqError | None = None
-        self._watchers: list[tuple[str, Feed]] = []
+        self._watchers = Watchers()
         self._session: _Lasting | None = None
         self._ephemerals: dict[str, None] = {}  # their keys, in the order in which they were written
 
@@ -116,10 +116,7 @@ class EmbeddedStore:
             self._ephemerals.pop(write.key, None)
             if isinstance(write, Put) and write.is_ephemeral:
                 self._ephemerals[write.key] = None
-        for change in self._state.apply(entry):
-            for prefix, feed in self._watchers:
-                if change.key.startswith(prefix):
-                    feed.put(change)
+        self._watchers.tell(self._state.apply(entry))
 
     def _append(self, data: bytes) -> None:
         self._files.write_at(self._path, [data], self._end)
@@ -151,17 +148,9 @@ class EmbeddedStore:
                     if gone:
                         self._apply(Entry(self._state.revision + 1, gone))
 
-    @asynccontextmanager
-    async def watch(self, prefix: str) -> AsyncIterator[AsyncIterator[Changed | Resync]]:
+    def watch(self, prefix: str) -> AbstractAsyncContextManager[AsyncIterator[Changed | Resync]]:
         """See `MetadataStore.watch`."""
-        feed = Feed()
-        feed.resync()
-        entry = (prefix, feed)
-        self._watchers.append(entry)
-        try:
-            yield feed
-        finally:
-            self._watchers.remove(entry)
+        return self._watchers.watch(prefix)
 
 
 class _Lasting:

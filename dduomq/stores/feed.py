@@ -1,14 +1,13 @@
 """What a watcher has not seen yet: the newest state of each key, or that it must scan again.
 
 Always true: a watcher that takes everything out ends with the last state of every key, however slow it is and
-however much came in between. It holds at most `WATCH_BACKLOG` keys; one more, and all of them are one `Resync`.
+however much came in between. It holds at most `METADATA_WATCH_KEYS_MAX` keys; one more, and they are one `Resync`.
 """
 
 import trio
 
 from dduomq.cluster.ports import Changed, Resync
-
-WATCH_BACKLOG = 1_024
+from dduomq.limits import METADATA_WATCH_KEYS_MAX
 
 
 class Feed:
@@ -25,7 +24,7 @@ class Feed:
         """A key's newest state, instead of what was waiting of it."""
         self._changes.pop(change.key, None)
         self._changes[change.key] = change
-        if len(self._changes) > WATCH_BACKLOG:
+        if len(self._changes) > METADATA_WATCH_KEYS_MAX:
             self.resync()
         self._wake.set()
 

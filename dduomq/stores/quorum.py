@@ -150,8 +150,13 @@ class QuorumStore:
                     raise StorageError(f"the metadata can't be written: {self._view.reason}")
 
     async def formed(self) -> None:
-        """Wait until this node has a cluster, and has heard from its leader, or is it."""
+        """Wait until this node has a cluster, and has heard from its leader, or is it.
+
+        Raises `QuorumOffline` if its disk fails before that.
+        """
         while self._view.lifecycle != RUNNING or self._view.standing.leader is None or not self._view.applied:
+            if self._view.lifecycle == OFFLINE:
+                raise self._view.refusal()
             await self._view.changed()
 
     async def hand_over(self) -> None:

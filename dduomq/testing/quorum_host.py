@@ -44,7 +44,7 @@ class QuorumHost:
         self.platter = Platter(Random(cluster.rng.random()))
         self.store: QuorumStore
         self.door: PeerHost
-        self.error: DduomqError | None = None  # why it could not start
+        self.error: DduomqError | None = None  # why it could not start, or go on
         self.scope: trio.CancelScope | None = None
         self._cluster = cluster
 
@@ -83,8 +83,15 @@ class QuorumHost:
                 store.serve(self.door.handlers)
                 await self.door.listen(nursery)
                 self.door.links.start(nursery.start_soon)
-                nursery.start_soon(store.run)
+                nursery.start_soon(self._run, store)
             task_status.started()
+
+    async def _run(self, store: QuorumStore) -> None:
+        """What would end a node is noted; this one lives on, so that it can be asked."""
+        try:
+            await store.run()
+        except DduomqError as error:
+            self.error = error
 
     def kill(self, *, is_power_lost: bool = False) -> None:
         """All at once."""

@@ -28,6 +28,7 @@ from dduomq.cluster.ports import (
     SessionLost,
     Versioned,
 )
+from dduomq.errors import UsageError
 
 OPERATIONS_MAX = 32  # of one transaction, as the smallest of the real engines has it
 CALL_TIMEOUT_S = 1.0  # so long a node waits for an engine that it can't reach
@@ -240,6 +241,8 @@ class MemoryStore:
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
         """See `MetadataStore.session`. A node that can't reach the engine at the end leaves it to run out."""
+        if self._held is not None:
+            raise UsageError("this node has a session already")
         sent = trio.current_time()
         try:
             held = await self._call(lambda: self._engine.begin(self._node_id, self._timeout_s))

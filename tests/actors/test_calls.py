@@ -5,6 +5,7 @@ import pytest
 
 from dduomq.actors import calls
 from dduomq.actors.actor import Reply
+from dduomq.actors.coordinator import CoordinatorActor
 from dduomq.actors.coordinator_messages import GroupOverview, ListGroups
 from dduomq.actors.coordinator_queue_messages import (
     Acquire,
@@ -18,6 +19,7 @@ from dduomq.actors.coordinator_queue_messages import (
     Settled,
     Take,
 )
+from dduomq.actors.partition import PartitionActor
 from dduomq.actors.partition_messages import (
     Acked,
     Append,
@@ -31,6 +33,7 @@ from dduomq.actors.partition_messages import (
     Restore,
     Watcher,
 )
+from dduomq.actors.wheel import WheelActor
 from dduomq.actors.wheel_messages import (
     CancelDelayed,
     Confirm,
@@ -54,7 +57,7 @@ from dduomq.errors import CorruptMessage, RecordNotHeld, WireError
 from dduomq.groups.queue import ACCEPT, ACQUIRED, Ending, SpanRecord
 from dduomq.log.plog import LogDescription, PendingBatch
 from dduomq.wire.batch import read_header
-from dduomq.wire.peer_calls import PARTITION, Call
+from dduomq.wire.peer_calls import COORDINATOR, PARTITION, REPLICA, WHEEL, Call
 from dduomq.wire.records import BatchBuilder
 
 ID = f"{7:032x}"
@@ -107,8 +110,13 @@ TRAVELLERS = [
 
 
 def there(message, reply=None):
-    call, payload, _ = calls.encode(message, PARTITION, ID, 3, NOW)
+    call, payload, _ = calls.encode(message, place_of(message), ID, 3, NOW)
     return calls.decode(call, memoryview(b"".join(payload)), NOW, reply)
+
+
+def place_of(message):
+    kind = calls.NUMBERS[type(message)]
+    return next(place for place, kinds in calls.PLACES.items() if kind in kinds)
 
 
 def test_every_message_is_tried():
@@ -175,6 +183,39 @@ def test_what_was_read_arrives_as_bytes_and_the_lease_is_given_back():
 def test_nonsense_is_refused_by_name(kind, fields, payload):
     with pytest.raises((WireError, CorruptMessage)):
         calls.decode(Call(PARTITION, ID, 3, kind, 1_000, fields), memoryview(payload), NOW, Reply())
+
+
+@pytest.mark.parametrize("message", [message for message, _ in TRAVELLERS], ids=lambda one: type(one).__name__)
+def test_no_actor_is_given_what_is_for_actors_of_another_kind(message):
+    """It would crash, and take its node along if it is told so again and again."""
+    for place, kinds in calls.PLACES.items():
+        call, payload, _ = calls.encode(message, place, ID, 3, NOW)
+        if call.kind not in kinds:
+            with pytest.raises(WireError):
+                calls.decode(call, memoryview(b"".join(payload)), NOW, Reply())
+
+
+def test_every_actor_knows_what_it_may_be_given():
+    actors = {PARTITION: PartitionActor, REPLICA: PartitionActor, WHEEL: WheelActor, COORDINATOR: CoordinatorActor}
+    for place, kinds in calls.PLACES.items():
+        for kind in kinds:
+            assert kind not in calls.KINDS or calls.KINDS[kind][0] in actors[place].HANDLERS
+
+
+def test_a_lease_is_given_back_when_the_file_can_not_be_read():
+    class Lease(calls.Bytes):
+        is_closed = False
+
+        def read(self, _position, _size):
+            raise OSError("the disk is gone")
+
+        def close(self):
+            self.is_closed = True
+
+    lease = Lease(memoryview(b""))
+    with pytest.raises(OSError, match="gone"):
+        calls.encode_answer(FetchPlan(lease, 0, 7, 9, 9, 0))
+    assert lease.is_closed
 
 
 def test_a_batch_that_was_damaged_on_its_way_is_refused():

@@ -99,6 +99,18 @@ async def test_founders_that_die_in_the_midst_of_it(autojump_clock, seed):
         await cluster.store(2).txn([Put("/a", b"")])
 
 
+async def test_a_disk_that_fails_at_the_founding_is_told(autojump_clock):
+    """Whoever waits for the cluster hears of it."""
+    async with quorum_cluster(0) as cluster:
+        for node in WANTED:
+            await cluster.start(node, WANTED)
+        cluster.hosts[2].platter.faults.is_full = True
+        with trio.fail_after(10), pytest.raises(MetadataUnavailable, match="started again"):
+            await cluster.formed(2)
+        with trio.fail_after(10):
+            await cluster.formed(1, 3)
+
+
 async def test_lists_that_differ_form_nothing(autojump_clock):
     """Each says who differs; mended, it forms."""
     async with quorum_cluster(0) as cluster:
@@ -164,6 +176,7 @@ async def test_a_wiped_member_is_refused_until_it_is_removed(autojump_clock, see
         await cluster.start(node, WANTED)
         await trio.sleep(5)
         assert cluster.store(node).status().lifecycle == "waiting"
+        assert f"cluster remove {node}" in cluster.store(node).status().reason
         assert any(f"cluster remove {node}" in str(one.get("reason")) for one in cluster.events if one["at"] == node)
         other = others(cluster, node)[0]
         with pytest.raises(InvalidChange):

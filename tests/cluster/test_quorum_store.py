@@ -217,6 +217,7 @@ async def test_a_member_that_can_not_write_is_offline(autojump_clock):
             with pytest.raises(MetadataUnavailable, match="started again"):
                 await attempt()
         await cluster.store(writer).txn([Put("/k", b"2")])
+        await until(lambda: cluster.hosts[broken].error is not None)  # the node would end
         cluster.hosts[broken].kill()
         cluster.hosts[broken].platter.faults.is_full = False
         await cluster.start(broken)

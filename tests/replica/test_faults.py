@@ -6,9 +6,9 @@ import trio
 
 from dduomq.actors.actor import ask
 from dduomq.actors.partition_messages import Append, Purge, Restore
-from dduomq.actors.replica_messages import Assign
+from dduomq.actors.replica_messages import Assign, Replicate
 from dduomq.cluster.ports import MetadataUnavailable, MetadataUnknown
-from dduomq.errors import DduomqError, LeaderNotAvailable, NotLeader, RequestTimedOut, StorageError
+from dduomq.errors import DduomqError, FencedLeaderEpoch, LeaderNotAvailable, NotLeader, RequestTimedOut, StorageError
 from dduomq.log.damage import NAME as QUARANTINE
 from dduomq.log.plans import PendingBatch
 from dduomq.log.segment import LOG, file_name
@@ -103,6 +103,26 @@ async def test_an_old_record_changes_nothing(autojump_clock):
         with pytest.raises(NotLeader):
             await cluster.send(1, b"2")
         assert (await cluster.send(2, b"2")).base_offset == 2
+
+
+async def test_what_an_old_leader_sent_is_not_taken(autojump_clock):
+    """It was on its way when the leadership moved; the batch would fit."""
+    async with running() as cluster:
+        await cluster.send(1, b"0")
+        await cluster.until_alike(1, 2, 3)
+        await cluster.elect(2)
+        await cluster.send_to_leader(b"1")
+        await cluster.until_alike(1, 2, 3)
+        data = batch_of(b"of the old one", base_offset=2, leader_epoch=1)
+        with pytest.raises(FencedLeaderEpoch):
+            await ask(
+                cluster.nodes[3].mailbox,
+                lambda reply: Replicate(
+                    leader_epoch=0, offset=2, data=memoryview(data), high_watermark=3, log_start_offset=0,
+                    log_end_offset=3, reply=reply,
+                ),
+            )  # fmt: skip
+        assert len(cluster.nodes[3].values()) == 2
 
 
 @pytest.mark.parametrize("durability", ["fsync", "flushed", "pagecache"])

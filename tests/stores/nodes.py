@@ -7,6 +7,7 @@ killed joins the tests of faults by a name in `FALLIBLE`.
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
+from random import Random
 
 import structlog
 
@@ -20,6 +21,7 @@ from dduomq.stores.etcd import open_etcd
 from dduomq.stores.zookeeper import open_zookeeper
 from dduomq.system import DiskThreads
 from dduomq.testing.quorum_host import quorum_cluster
+from dduomq.testing.store import MemoryEngine
 from tests.stores.servers import EtcdServer, ZooKeeperServer
 
 SESSION_MS = 1_000
@@ -80,6 +82,26 @@ class Quorum:
                 self._cluster = None
 
 
+class InMemory:
+    """What other tests use in an engine's place: one engine, each that opens it is another node."""
+
+    def __init__(self):
+        self._engine = None
+        self._opened = 0
+
+    @asynccontextmanager
+    async def open(self):
+        self._opened += 1
+        if self._engine is not None:
+            yield self._engine.store(self._opened)
+            return
+        self._engine = engine = MemoryEngine(Random(1))
+        async with open_flat_nursery() as nursery:
+            nursery.start_soon(engine.run)
+            yield engine.store(self._opened)
+            nursery.cancel_scope.cancel()
+
+
 class Remote:
     """An engine with servers; each test has a cluster's name of its own there."""
 
@@ -98,15 +120,15 @@ def open_at(kind, address, name):
     return open_etcd([f"http://{address}"], name, SESSION_MS)
 
 
-ENGINES = ["embedded", "quorum", "etcd", "zookeeper"]
+ENGINES = ["embedded", "quorum", "memory", "etcd", "zookeeper"]
 FALLIBLE = ["etcd", "zookeeper"]
 SERVERS = {"etcd": EtcdServer, "zookeeper": ZooKeeperServer}
 
 
 def make_engine(kind, directory, server):
-    if kind == "quorum":
-        return Quorum()
-    return Embedded(directory) if kind == "embedded" else Remote(kind, server(kind))
+    if kind in SERVERS:
+        return Remote(kind, server(kind))
+    return {"embedded": lambda: Embedded(directory), "quorum": Quorum, "memory": InMemory}[kind]()
 
 
 @asynccontextmanager

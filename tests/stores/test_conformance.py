@@ -5,7 +5,7 @@ import trio
 
 from dduomq.cluster.ports import Changed, Check, Del, MetadataConflict, Put, Resync, SessionLost
 from dduomq.errors import UsageError
-from dduomq.stores.feed import WATCH_BACKLOG
+from dduomq.limits import METADATA_WATCH_KEYS_MAX
 from tests.stores.nodes import stores
 
 TIMEOUT_S = 60
@@ -335,7 +335,7 @@ async def test_a_watcher_that_sleeps_ends_with_the_last_state(engine):
                 assert await anext(changes) == Resync()
                 for text in (b"early", b"late"):
                     async with trio.open_nursery() as nursery:
-                        for at in range(0, WATCH_BACKLOG + 60, 30):
+                        for at in range(0, METADATA_WATCH_KEYS_MAX + 60, 30):
                             nursery.start_soon(store.txn, [Put(f"/w/{n}", text) for n in range(at, at + 30)])
                 await store.txn([Put("/w/end", b"")])
                 await follow_on(watcher, "/w/", changes, state, lambda state: "/w/end" in state)

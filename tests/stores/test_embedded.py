@@ -3,8 +3,9 @@
 import pytest
 
 from dduomq.cluster.ports import Changed, Check, MetadataConflict, Put, Resync
+from dduomq.limits import METADATA_WATCH_KEYS_MAX
 from dduomq.stores import embedded
-from dduomq.stores.feed import WATCH_BACKLOG, Feed
+from dduomq.stores.feed import Feed
 from tests.stores.nodes import Embedded
 
 
@@ -55,7 +56,7 @@ async def test_a_feed_keeps_the_newest_of_each_key():
     feed.put(Changed("/b", None, 10))
     assert await anext(feed) == Changed("/a", b"9", 9)
     assert await anext(feed) == Changed("/b", None, 10)
-    for n in range(WATCH_BACKLOG + 1):
+    for n in range(METADATA_WATCH_KEYS_MAX + 1):
         feed.put(Changed(f"/{n}", b"", 11 + n))
     feed.put(Changed("/last", b"", 5_000))
     assert await anext(feed) == Resync()
