@@ -29,6 +29,8 @@ from dduomq.log.files import Files
 from dduomq.ports import DiskExecutor, Job, Ports
 from dduomq.stores.quorum import QuorumStore
 
+ALONE = "metadata"  # of the data directory: where a node alone keeps its metadata
+QUORUM = "quorum"  # of the data directory: where a cluster's own metadata are
 CLUSTER_FILE = "cluster"  # of the data directory: the id of the cluster that it belongs to
 
 
@@ -98,13 +100,21 @@ class QuorumEngine:
         self._handlers = handlers
         self._book = book
         world = QuorumWorld(
-            cast(Files, ports.files), f"{config.data_dir}/quorum", around.disk, ports.rng, book, links, QuorumView(),
+            cast(Files, ports.files), f"{config.data_dir}/{QUORUM}", around.disk, ports.rng, book, links, QuorumView(),
             around.log,
         )  # fmt: skip
         self._quorum = QuorumStore(world, session_timeout_ms=config.session_timeout_ms)
         self.store: MetadataStore = self._quorum
 
     async def prepare(self, peers: PeerServer) -> None:
+        ports, data = self._around.ports, self._around.config.data_dir
+        files = cast(Files, ports.files)
+        alone = f"{data}/{ALONE}"
+        if await on_disk(ports.disk, lambda: files.exists(alone) and not files.exists(f"{data}/{QUORUM}")):
+            raise ConfigError(
+                f"the data directory {data} is that of a node that ran alone; start it without --peers, or give an "
+                "empty one with --data"
+            )
         self._around.supervisor.start(self._quorum.mailbox, self._quorum.actor)
         await self._quorum.open()
         self._quorum.serve(self._handlers)

@@ -46,7 +46,7 @@ from dduomq.cluster.ports import (
     Versioned,
 )
 from dduomq.config import Config
-from dduomq.engine import EngineMaker, Surroundings
+from dduomq.engine import ALONE, QUORUM, EngineMaker, Surroundings, on_disk
 from dduomq.errors import ConfigError, NotLeader, UnknownTopicOrPartition
 from dduomq.listeners.peer import PeerContext, PeerHandlers, PeerServer
 from dduomq.listeners.peer_calls import call
@@ -103,12 +103,13 @@ class Alone:
 
     def __init__(self, around: Surroundings) -> None:
         config = around.config
+        self._around = around
         self._node_id = config.node_id
         self._rng = around.ports.rng
         reached = [*around.addresses, *config.advertise]
         self._reached = {a.name: (ClientAddress(config.node_id, a.host, a.port),) for a in reached}
         self._embedded = EmbeddedStore(
-            cast(Files, around.ports.files), f"{config.data_dir}/metadata", DiskClient(around.disk)
+            cast(Files, around.ports.files), f"{config.data_dir}/{ALONE}", DiskClient(around.disk)
         )
         self.store: MetadataStore = self._embedded
 
@@ -117,6 +118,10 @@ class Alone:
 
     async def open(self, _nursery: trio.Nursery) -> tuple[str, int]:
         """The id is minted at the very first start; the epoch is the number of starts."""
+        ports, data = self._around.ports, self._around.config.data_dir
+        files = cast(Files, ports.files)
+        if await on_disk(ports.disk, lambda: files.exists(f"{data}/{QUORUM}")):
+            raise ConfigError(f"the data directory {data} is that of a node of a cluster; start it with its --peers")
         await self._embedded.open()
         cluster, epoch = await self.store.get(CLUSTER), await self.store.get(EPOCH)
         next_epoch = 0 if epoch is None else cast(int, decode_value(epoch.value)) + 1

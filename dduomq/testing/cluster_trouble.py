@@ -140,6 +140,9 @@ class Trouble:
                 self._count(FLIPPED, host.name, damage)
                 where = (host.node_id, f"{damage.topic}-{damage.partition}")
                 self.damaged.setdefault(where, set()).add(damage.first)
+                # nobody looks for it before the node leads, but a recovery that comes by: until then it may lie there
+                place = (damage.topic, damage.partition)
+                self._history.damaged.setdefault(place, set()).update(range(damage.first, damage.last + 1))
         if self._rng.random() < 0.3 and damage_hint(host.platter, self._rng):
             self._count(FLIPPED_HINT, host.name)
 
