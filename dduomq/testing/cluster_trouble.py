@@ -9,6 +9,7 @@ from collections.abc import Callable
 from random import Random
 
 import trio
+import trio.lowlevel
 
 from dduomq.testing.atlas import damage_hint, damage_log
 from dduomq.testing.checker import History
@@ -127,7 +128,7 @@ class Trouble:
         self._look.at(host)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.end, kind)
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             then()
         if host is self._frail:
             self._damage(host)
