@@ -352,8 +352,7 @@ class Operator:
                 return
             self._world.trace("purged", topic, partition, purged[partition])
             asked = self._world.history.purged[topic, partition][1]
-            if not self._world.is_cluster:  # the leader's followers follow: one that leads too soon begins earlier
-                self._world.history.purged[topic, partition] = (purged[partition], asked)
+            self._world.history.purged[topic, partition] = (purged[partition], asked)
 
     async def _repair(self) -> None:
         async with self._world.connect("admin") as mq:

@@ -321,6 +321,23 @@ async def test_a_follower_begins_anew_where_the_start_lies_inside_a_batch(autoju
         assert (await cluster.send_to_leader(b"after")).base_offset == 41
 
 
+async def test_what_was_purged_stays_so_under_the_next_leader(autojump_clock):
+    """Who may lead next has made it, too, before it is answered; a follower that is away leaves the set first."""
+    async with running(segment_bytes="1024") as cluster:
+        for n in range(40):
+            await cluster.send(1, b"%d" % n * 100)
+        assert await ask(cluster.nodes[1].mailbox, lambda reply: Purge(offset=25, reply=reply)) == 25
+        starts = [(await node.describe()).log.log_start_offset for node in cluster.nodes.values()]
+        assert starts == [25, 25, 25]
+        cluster.cuts.add((1, 3))
+        assert await ask(cluster.nodes[1].mailbox, lambda reply: Purge(offset=30, reply=reply)) == 30
+        assert (await cluster.nodes[2].describe()).log.log_start_offset == 30
+        assert (await cluster.record())[0].isr == (1, 2)
+        cluster.cuts.clear()
+        await cluster.until_isr(1, 2, 3)
+        assert (await cluster.nodes[3].describe()).log.log_start_offset == 30
+
+
 async def test_the_start_of_the_log_is_followed(autojump_clock):
     async with running(segment_bytes="1024") as cluster:
         for n in range(40):
