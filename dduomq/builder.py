@@ -4,7 +4,6 @@ Always true: what is started is stopped in the opposite order; a node that ends 
 marked its directory clean.
 """
 
-import re
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
@@ -21,7 +20,7 @@ from dduomq.actors.coordinator_table import CoordinatorWorld
 from dduomq.actors.delays import Delays
 from dduomq.actors.disk import DiskActor, DiskClient
 from dduomq.actors.door import Corridor, Door
-from dduomq.actors.following import follow
+from dduomq.actors.following import FAILURES, Pause, follow
 from dduomq.actors.group_topics import GroupTopics
 from dduomq.actors.groups import Groups
 from dduomq.actors.janitor import Chores, JanitorActor, Tick
@@ -52,6 +51,7 @@ from dduomq.listeners.serve import Server
 from dduomq.listeners.services import Services
 from dduomq.log.datadir import DataDir, open_data_dir
 from dduomq.log.files import Files
+from dduomq.log.leftovers import sweep
 from dduomq.log.memory import MemoryFiles
 from dduomq.membership import Alone, Member, Membership, is_member
 from dduomq.ports import Listener, Ports
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
 TICK_MS = 250
 SCRATCH_BYTES = 256 * 1024
 CLOSE_TIMEOUT_S = 60
-TOPIC_ID_LINE = re.compile(rb"^topic_id: ([0-9a-f]{32})$", re.MULTILINE)  # a torn one must not match
 DISK_MAILBOX_MESSAGES = 1_000_000  # bounded by the partitions: a few jobs each
 
 
@@ -313,19 +312,36 @@ class Builder:
         )  # fmt: skip
 
     async def _sweep_leftovers(self, store: MetadataStore, topics_directory: str) -> None:
-        """Finish deletions that a crash cut short; report directories that no topic owns."""
-        known = {}
-        for held in await store.scan(TOPICS):
+        """Finish deletions that a crash cut short, and moves to other nodes; report directories that no topic owns."""
+        names, known = dict[str, str](), dict[str, str]()
+        for held in await self._scan(store, TOPICS):
             topic = decode_topic(held.value)
+            names[topic.topic_id] = topic.name
             known.update({f"{topic.name}-{at}": topic.topic_id for at in range(topic.partitions)})
-        strangers = await on_disk(self._ports.disk, lambda: _sweep(self._files, topics_directory, known))
+        records = [decode_partition(held.value) for held in await self._scan(store, PARTITIONS)]
+        elsewhere = {
+            f"{names[record.topic_id]}-{record.partition}"
+            for record in records
+            if record.topic_id in names and self._config.node_id not in record.replicas
+        }
+        strangers = await on_disk(self._ports.disk, lambda: sweep(self._files, topics_directory, known, elsewhere))
         for name in strangers:
             self._log.warning("directory_without_topic", directory=f"{topics_directory}/{name}")
 
+    async def _scan(self, store: MetadataStore, prefix: str) -> Sequence[Versioned]:
+        """A start waits for the metadata as long as it must: they may be out of reach again, as they were before."""
+        pause = Pause(self._ports.rng)
+        while True:
+            try:
+                return await store.scan(prefix)
+            except FAILURES as error:
+                self._log.warning("start_waits_for_metadata", reason=error.message)
+            await pause.failed()
+
     async def _first_look(self, store: MetadataStore, *, has_records: bool) -> None:
         if has_records:
-            await self._router.put(_all_partitions(await store.scan(PARTITIONS)))
-        await self._router.put(_all_topics(await store.scan(TOPICS)))
+            await self._router.put(_all_partitions(await self._scan(store, PARTITIONS)))
+        await self._router.put(_all_topics(await self._scan(store, TOPICS)))
         await ask(self._router, lambda reply: AwaitOpen(reply=reply))
 
     async def _follow_topics(self, store: MetadataStore) -> None:
@@ -402,30 +418,3 @@ def _partition_seen(change: Changed) -> PartitionSeen:
 def _seen(change: Changed) -> TopicSeen:
     record = None if change.value is None else decode_topic(change.value)
     return TopicSeen(name=change.key.removeprefix(TOPICS), record=record, version=change.version)
-
-
-def _sweep(files: Files, topics_directory: str, known: dict[str, str]) -> list[str]:
-    """Remove what a deletion left behind; the names of directories that belong to no topic."""
-    files.make_dir(topics_directory)
-    strangers = []
-    for name in files.list(topics_directory):
-        path = f"{topics_directory}/{name}"
-        if name.endswith(".deleted"):
-            files.remove_tree(path)
-        elif name not in known:
-            strangers.append(name)
-        elif _topic_id(files, path) not in {known[name], None}:
-            grave = f"{path}.deleted"
-            files.rename(path, grave)
-            files.sync_dir(topics_directory)
-            files.remove_tree(grave)
-    return strangers
-
-
-def _topic_id(files: Files, path: str) -> str | None:
-    """The topic id that a partition's directory was made for; None where that was not written whole."""
-    try:
-        found = TOPIC_ID_LINE.search(files.read(f"{path}/partition.metadata"))
-    except FileNotFoundError:
-        return None
-    return None if found is None else found[1].decode()

@@ -24,6 +24,7 @@ from dduomq.cluster.image import CLUSTER, decode_value, encode_value
 from dduomq.cluster.ports import Check, MetadataConflict, MetadataStore, Put
 from dduomq.config import Config
 from dduomq.errors import ConfigError
+from dduomq.limits import QUORUM_NODES_ADVISED
 from dduomq.listeners.peer import PeerHandlers, PeerServer
 from dduomq.log.files import Files
 from dduomq.ports import DiskExecutor, Job, Ports
@@ -97,6 +98,7 @@ class QuorumEngine:
         book.wanted = wanted_founders([peer.node_id for peer in config.peers])
         self._around = around
         self._links = links
+        self._warn(len(book.wanted), len(config.peers))
         self._handlers = handlers
         self._book = book
         world = QuorumWorld(
@@ -105,6 +107,20 @@ class QuorumEngine:
         )  # fmt: skip
         self._quorum = QuorumStore(world, session_timeout_ms=config.session_timeout_ms)
         self.store: MetadataStore = self._quorum
+
+    def _warn(self, voters: int, nodes: int) -> None:
+        """Of what can be had, and is not what somebody wants."""
+        log = self._around.log
+        if voters % 2 == 0:
+            log.warning(
+                "even_number_of_voters", voters=voters,
+                advice="no more nodes can be missed than with one voter less; of three nodes one can be missed",
+            )  # fmt: skip
+        if nodes > QUORUM_NODES_ADVISED:
+            log.warning(
+                "many_nodes", nodes=nodes,
+                advice="beyond seven nodes the metadata are better kept by etcd or ZooKeeper: --metadata",
+            )  # fmt: skip
 
     async def prepare(self, peers: PeerServer) -> None:
         ports, data = self._around.ports, self._around.config.data_dir

@@ -79,7 +79,9 @@ class ReplicaPart(FollowerPart):
             return
         record, me = replica.record, self._world.node_id
         if record.leader == me:
-            if replica.must_renew:
+            if log.damaged_from is not None and len(record.isr) > 1:
+                self._resign(replica)  # another one has it whole: from there it is mended
+            elif replica.must_renew:
                 self._renew(replica)
             else:
                 self._lead(replica, log)

@@ -11,7 +11,8 @@
 | Opened | partition | nothing | nothing | counts the partitions still opening |
 | Removed | disk | nothing | nothing | a partition's directory is gone; its name may be used again |
 
-Always true: a topic of a name comes into being only after the files of its predecessor have left the name. A node alone
+Always true: a topic of a name comes into being only after the files of its predecessor have left the name; an older
+state never follows a newer one, as it could take away what is to be here now. A node alone
 leads every partition; in a cluster it has the replicas that the partitions' records give to it, and for all others
 a door to where they are led.
 """
@@ -154,6 +155,8 @@ class RouterActor(Actor):
     # --- metadata -----------------------------------------------------------------------------------
 
     def _on_topics_seen(self, message: TopicsSeen) -> None:
+        if self._closing is not None:
+            return
         here = {record.name for record, _ in message.topics}
         for name in [name for name in self._routes.table if name not in here]:
             self._on_topic_seen(TopicSeen(name=name, record=None, version=self._versions.get(name, 0)))
@@ -163,6 +166,9 @@ class RouterActor(Actor):
         self._swap(table)
 
     def _on_topic_seen(self, message: TopicSeen) -> None:
+        """What an engine tells late must not undo what was read since: it may be another topic of the name."""
+        if self._closing is not None or message.version < self._versions.get(message.name, 0):
+            return
         table = dict(self._routes.table)
         self._take(table, message)
         self._swap(table)
@@ -201,6 +207,9 @@ class RouterActor(Actor):
             self._changed |= dict.fromkeys(topic_id for topic_id, _ in self._held)
             self._held = {}
         for seen in message.partitions:
+            held = self._held.get((seen.topic_id, seen.partition))
+            if held is not None and seen.version < held.version:
+                continue  # told late: what was read since is newer
             self._changed[seen.topic_id] = None
             if seen.record is None:
                 self._held.pop((seen.topic_id, seen.partition), None)

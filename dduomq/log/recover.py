@@ -14,6 +14,7 @@ from dduomq.errors import CorruptMessage, StorageError
 from dduomq.log import damage, epochs, index, producers, snapshot, time_index, txn_index
 from dduomq.log.damage import Damage
 from dduomq.log.files import Files
+from dduomq.log.leftovers import METADATA, put_aside
 from dduomq.log.plans import LOG_START, OFFLINE, RECOVERY_POINT, FlushPlan, decode_number, decode_whole
 from dduomq.log.plog import PartitionLog
 from dduomq.log.producers import NO_OFFSET, Producers
@@ -24,7 +25,6 @@ from dduomq.log.torn import is_cut_short, is_whole_at
 from dduomq.log.txn_index import ABORT, Aborted, marker_of
 from dduomq.wire.batch import HEADER_BYTES, BatchHeader, crc_of, read_header
 
-METADATA = "partition.metadata"
 COPY_BYTES = 1024 * 1024
 L = TypeVar("L", bound=PartitionLog)
 BESIDE = (INDEX, TIME_INDEX, txn_index.SUFFIX)
@@ -58,8 +58,10 @@ def open_log(
 
     `clean`: the node stopped in good order, and nobody has opened the log since. Raises `StorageError` for a log
     that a disk failure took offline, unless `restore` says to bring it back: what was not synced is then written
-    and synced anew.
+    and synced anew. What another topic of that name has left there is put aside.
     """
+    if files.exists(directory):
+        put_aside(files, directory, topic_id)
     is_new = not files.exists(directory)
     if is_new:
         files.make_dir(directory)

@@ -70,9 +70,8 @@ def append(text, reply=None):
     builder = BatchBuilder()
     builder.append(1, None, text.encode(), [])
     data = builder.build()
-    return Append(
-        batch=PendingBatch(memoryview(data), read_header(data)), deadline=trio.current_time() + 20, reply=reply
-    )
+    batch = PendingBatch(memoryview(data), read_header(data))
+    return Append(batch=batch, deadline=trio.current_time() + 20, reply=reply)
 
 
 def describe():

@@ -383,6 +383,26 @@ async def test_a_spoilt_batch_of_a_follower_is_fetched_again(autojump_clock):
         assert not files.exists(f"{DIRECTORY}/{QUARANTINE}") or not files.read(f"{DIRECTORY}/{QUARANTINE}")
 
 
+async def test_a_spoilt_batch_of_a_leader_is_served_by_another(autojump_clock):
+    """It comes back before anybody has missed it, and does not lead on with what it can't serve."""
+    async with running() as cluster:
+        for n in range(20):
+            await cluster.send(1, b"%d" % n * 50)
+        await cluster.until_alike(1, 2, 3)
+        await cluster.nodes[1].kill()
+        node = cluster.nodes[1]
+        places = [at for at, _ in iter_headers(node.stored())]
+        node.platter.flip(f"{DIRECTORY}/{file_name(0, LOG)}", places[7] + 70, 3)
+        spoilt = node.stored()
+        await node.start()
+        await cluster.send_to_leader(b"more")
+        record, _ = await cluster.record()
+        assert record.leader == 2
+        await cluster.until_isr(1, 2, 3)
+        await cluster.until_alike(1, 2, 3)
+        assert node.stored() != spoilt
+
+
 async def test_a_leader_whose_disk_fails_names_another(autojump_clock):
     async with running() as cluster:
         await cluster.send(1, b"0")
