@@ -85,6 +85,9 @@ class Engine(Protocol):
     async def open(self, nursery: trio.Nursery) -> str:
         """Return when it can be used, with the cluster's id."""
 
+    async def leave(self) -> None:
+        """The node is about to stop, and leads nothing any more. Never raises."""
+
 
 EngineMaker: TypeAlias = Callable[["Surroundings", PeerBook, PeerHandlers, Links], Engine]
 
@@ -312,6 +315,7 @@ class Member:
     async def leave(self) -> None:
         if self._registration.is_registered:
             await self._registration.leave(LEAVE_TIMEOUT_S)
+        await self._engine.leave()
 
     def nodes(self, listener: str) -> Sequence[ClientAddress]:
         records = self._registration.nodes.records
@@ -355,6 +359,10 @@ class QuorumEngine:
         await self._quorum.formed()
         return self._book.cluster_id
 
+    async def leave(self) -> None:
+        with trio.move_on_after(LEAVE_TIMEOUT_S):
+            await self._quorum.hand_over()
+
 
 class OutsideEngine:
     """An engine that stands elsewhere. A data directory belongs to one cluster for ever, so it keeps that one's id."""
@@ -380,6 +388,9 @@ class OutsideEngine:
         if not kept:
             await on_disk(ports.disk, lambda: files.replace(path, f"{found}\n".encode()))
         return found
+
+    async def leave(self) -> None:
+        """It stands elsewhere, and does not miss this node."""
 
     async def _minted(self) -> str:
         """The cluster's id: the first node that comes mints it."""

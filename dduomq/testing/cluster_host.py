@@ -77,6 +77,9 @@ class OutsideEngine:
     async def open(self, _nursery: trio.Nursery) -> str:
         return CLUSTER_ID
 
+    async def leave(self) -> None:
+        """Nor does it care who goes."""
+
 
 def name_of(node_id: int) -> str:
     return f"node-{node_id}"
