@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.harness import Results
 
-NAMES = ("rest", "sends", "raw", "connections", "kafka", "groups", "queue", "delays", "steady")
+NAMES = ("rest", "sends", "raw", "connections", "kafka", "groups", "queue", "delays", "cluster", "steady")
 
 
 def main() -> None:

@@ -39,9 +39,11 @@ from dduomq.actors.router import (
 )
 from dduomq.actors.routes import Routes
 from dduomq.actors.supervisor import ActorStatus, Supervisor
+from dduomq.address import Address
 from dduomq.cluster.image import NO_LEADER, PARTITIONS, TOPICS, PartitionRecord, decode_partition, decode_topic
 from dduomq.cluster.ports import Changed, MetadataStore, Versioned
-from dduomq.config import Address, Config
+from dduomq.config import Config
+from dduomq.engine import EngineMaker, Surroundings, on_disk
 from dduomq.listeners.admit import Gate
 from dduomq.listeners.buffers import Buffers
 from dduomq.listeners.pipe import PipeEnd, open_pipe
@@ -51,7 +53,7 @@ from dduomq.log.datadir import DataDir, open_data_dir
 from dduomq.log.files import Files
 from dduomq.log.leftovers import sweep
 from dduomq.log.memory import MemoryFiles
-from dduomq.membership import Alone, EngineMaker, Member, Membership, Surroundings, is_member, on_disk
+from dduomq.membership import Alone, Member, Membership, is_member
 from dduomq.ports import Listener, Ports
 from dduomq.stores.engines import open_outside, parse_engine
 from dduomq.wire.peer_calls import COORDINATOR, PARTITION, REPLICA, WHEEL

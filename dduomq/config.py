@@ -17,41 +17,11 @@ from typing import Any
 import attrs
 
 from dduomq import limits
+from dduomq.address import DEFAULT_PORT, LOOPBACK, Address, PeerAddress, parse_addresses, parse_peers
 from dduomq.errors import ConfigError, InvalidConfig
 from dduomq.log.settings import KEYS, TopicSettings
 
-DEFAULT_PORT = 6086
 ENVIRONMENT_PREFIX = "DDUOMQ_"
-LOOPBACK = ("127.", "localhost", "::1")
-
-
-@attrs.frozen
-class Address:
-    """A listener: its name, and where it listens."""
-
-    name: str
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        return self.host.startswith(LOOPBACK)
-
-
-@attrs.frozen
-class PeerAddress:
-    """A node of the cluster, and where the others reach it."""
-
-    node_id: int
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{self.node_id}@{Address('', self.host, self.port)}"
 
 
 @attrs.frozen
@@ -94,37 +64,6 @@ def _boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def parse_address(text: str) -> Address:
-    """`[NAME=]HOST:PORT`; an IPv6 host stands in brackets. Raises `ConfigError`."""
-    name, _, rest = text.rpartition("=")
-    host, colon, port = rest.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"an address is written HOST:PORT, like 127.0.0.1:{DEFAULT_PORT}, not {text!r}")
-    return Address(name or "default", host, int(port))
-
-
-def _addresses(text: str) -> tuple[Address, ...]:
-    return tuple(parse_address(item) for item in text.split(",") if item)
-
-
-def _peers(text: str) -> tuple[PeerAddress, ...]:
-    """`ID@HOST:PORT,...`, each node once."""
-    found: dict[int, PeerAddress] = {}
-    for item in filter(None, text.split(",")):
-        number, at, place = item.partition("@")
-        if not at or not number.isdigit() or int(number) > 2**31 - 1:
-            raise ConfigError(f"a peer is written ID@HOST:PORT, like 1@127.0.0.1:{DEFAULT_PORT}, not {item!r}")
-        address = parse_address(place)
-        if int(number) in found:
-            raise ConfigError(f"node {number} stands there twice")
-        found[int(number)] = PeerAddress(int(number), address.host, address.port)
-    places = {(peer.host, peer.port) for peer in found.values()}
-    if len(places) < len(found):
-        raise ConfigError("two nodes have one address")
-    return tuple(found.values())
-
-
 def _functions(text: str) -> dict[str, Callable[..., Any]]:
     """`NAME=MODULE:FUNCTION,...`, imported; raises `ConfigError` for what is not there."""
     found = {}
@@ -148,7 +87,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("data", str, "./dduomq-data", "where the logs are kept", "--data", "DIR"),
     Option(
         "listen",
-        _addresses,
+        parse_addresses,
         f"127.0.0.1:{DEFAULT_PORT}",
         "address for clients; may be repeated",
         "--listen",
@@ -156,7 +95,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "advertise",
-        _addresses,
+        parse_addresses,
         "",
         "address that clients are told to use; may be repeated",
         "--advertise",
@@ -164,7 +103,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "peers",
-        _peers,
+        parse_peers,
         "",
         "all nodes of the cluster, this one included; one node needs none",
         "--peers",
@@ -200,6 +139,18 @@ OPTIONS: tuple[Option, ...] = (
         _integer(200, 3_600_000),
         "1000",
         "a node that is silent for so long leads nothing any more",
+    ),
+    Option(
+        "replica.lag.max.ms",
+        _integer(1_000, 2**31),
+        str(limits.REPLICA_LAG_MAX_MS),
+        "a replica that is behind for so long is in sync no more",
+    ),
+    Option(
+        "replication.catch.up.bytes.per.second",
+        _integer(0, 2**40),
+        "0",
+        "so fast replicas that are behind are brought up, from each leader; 0: as fast as it goes",
     ),
     Option("default.replication.factor", _integer(0, 1_000), "0", "replicas of a new topic; 0: three, where there are"),
     Option("plaintext.allowed", _boolean, "false", "listen beyond this machine without TLS"),
@@ -281,6 +232,8 @@ class Config:
     registry: str = "embedded"
     zone: str = ""
     session_timeout_ms: int = 1_000
+    replica_lag_max_ms: int = limits.REPLICA_LAG_MAX_MS
+    replication_catch_up_bytes_per_second: int = 0
     default_replication_factor: int = 0
     topic: Mapping[str, str] = attrs.field(factory=dict)
 
@@ -337,6 +290,8 @@ def from_values(values: Mapping[str, str]) -> Config:
         registry=parsed["registry"],
         zone=parsed["zone"],
         session_timeout_ms=parsed["session.timeout.ms"],
+        replica_lag_max_ms=parsed["replica.lag.max.ms"],
+        replication_catch_up_bytes_per_second=parsed["replication.catch.up.bytes.per.second"],
         default_replication_factor=parsed["default.replication.factor"],
         topic=topic,
     )
@@ -478,7 +433,7 @@ def _parse_flags(args: Sequence[str]) -> argparse.Namespace:
             option.flag,
             dest=option.key.replace(".", "_"),
             metavar=option.metavar,
-            action="append" if option.parse is _addresses else "store",
+            action="append" if option.parse is parse_addresses else "store",
             help=f"{option.doc} (default: {option.default or 'none'})",
         )
     parser.add_argument("--config", metavar="FILE.toml", help="read options from a TOML file")

@@ -6,10 +6,9 @@ registered only after its logs are open, and hands over what it leads before the
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Protocol, cast
 
 import attrs
-import structlog
 import trio
 
 from dduomq.actors.actor import Mailbox
@@ -21,15 +20,14 @@ from dduomq.actors.following import follow
 from dduomq.actors.isr import RecordWriter
 from dduomq.actors.link import Links, LinkWorld
 from dduomq.actors.partition_world import PartitionWorld
-from dduomq.actors.quorum import QuorumWorld
-from dduomq.actors.quorum_messages import QuorumView
 from dduomq.actors.registration import Nodes, Registration
 from dduomq.actors.replication import Replication, ReplicationWorld
-from dduomq.actors.supervisor import Supervisor
-from dduomq.cluster.formation import wanted_founders
+from dduomq.address import PeerAddress
+from dduomq.cluster import versions
 from dduomq.cluster.handshake import PeerBook
 from dduomq.cluster.image import (
     CLUSTER,
+    CLUSTER_VERSION,
     CONTROLLER,
     EPOCH,
     NodeAddress,
@@ -37,76 +35,33 @@ from dduomq.cluster.image import (
     decode_value,
     encode_value,
 )
-from dduomq.cluster.ports import Changed, Check, MetadataConflict, MetadataStore, Put, Versioned
-from dduomq.config import Address, Config, PeerAddress
+from dduomq.cluster.ports import (
+    Changed,
+    Check,
+    MetadataConflict,
+    MetadataStore,
+    MetadataUnavailable,
+    MetadataUnknown,
+    Put,
+    Versioned,
+)
+from dduomq.config import Config
+from dduomq.engine import ALONE, QUORUM, EngineMaker, Surroundings, on_disk
 from dduomq.errors import ConfigError, NotLeader, UnknownTopicOrPartition
 from dduomq.listeners.peer import PeerContext, PeerHandlers, PeerServer
 from dduomq.listeners.peer_calls import call
 from dduomq.listeners.peer_replication import ReplicaServer
 from dduomq.listeners.services import ClientAddress, Services
 from dduomq.log.files import Files
-from dduomq.ports import Buffer, DiskExecutor, Job, Ports
+from dduomq.ports import Buffer
 from dduomq.stores.embedded import EmbeddedStore
 from dduomq.stores.engines import open_registry, parse_engine
-from dduomq.stores.quorum import QuorumStore
 from dduomq.wire.peer_calls import Call, CallAnswer
 from dduomq.wire.peer_replication import PeerFetch
 
 LEAVE_TIMEOUT_S = 10.0
-CLUSTER_FILE = "cluster"  # of the data directory: the id of the cluster that it belongs to
+VERSION_INTERVAL_S = 5.0
 PEER = ""  # the name of the address that the other nodes use
-
-
-async def on_disk(disk: DiskExecutor, job: Job) -> Any:
-    """Run one job in a disk thread before the disk actor lives, and await it to its end."""
-    done = trio.Event()
-    results: list[object] = []
-
-    def finished(given: list[object]) -> None:
-        results.extend(given)
-        done.set()
-
-    disk.submit([job], finished)
-    with trio.CancelScope(shield=True):
-        await done.wait()
-    if isinstance(results[0], BaseException):
-        raise results[0]
-    return results[0]
-
-
-class Engine(Protocol):
-    """A metadata engine of a cluster."""
-
-    store: MetadataStore
-
-    async def prepare(self, peers: PeerServer) -> None:
-        """Read what is kept here, before other nodes are let in. Raises errors that say what to do."""
-
-    async def open(self, nursery: trio.Nursery) -> str:
-        """Return when it can be used, with the cluster's id."""
-
-    async def leave(self) -> None:
-        """The node is about to stop, and leads nothing any more. Never raises."""
-
-
-EngineMaker: TypeAlias = Callable[["Surroundings", PeerBook, PeerHandlers, Links], Engine]
-
-
-@attrs.frozen
-class Surroundings:
-    """What a membership is made of. `directory_id`: of the data directory; `addresses`: where this node listens.
-
-    `outside`: the engine that `--metadata` names; None where the nodes keep the metadata themselves.
-    """
-
-    ports: Ports
-    config: Config
-    log: structlog.stdlib.BoundLogger
-    disk: Mailbox
-    supervisor: Supervisor
-    directory_id: str
-    addresses: tuple[Address, ...]
-    outside: MetadataStore | None = None
 
 
 class Membership(Protocol):
@@ -148,12 +103,13 @@ class Alone:
 
     def __init__(self, around: Surroundings) -> None:
         config = around.config
+        self._around = around
         self._node_id = config.node_id
         self._rng = around.ports.rng
         reached = [*around.addresses, *config.advertise]
         self._reached = {a.name: (ClientAddress(config.node_id, a.host, a.port),) for a in reached}
         self._embedded = EmbeddedStore(
-            cast(Files, around.ports.files), f"{config.data_dir}/metadata", DiskClient(around.disk)
+            cast(Files, around.ports.files), f"{config.data_dir}/{ALONE}", DiskClient(around.disk)
         )
         self.store: MetadataStore = self._embedded
 
@@ -162,6 +118,10 @@ class Alone:
 
     async def open(self, _nursery: trio.Nursery) -> tuple[str, int]:
         """The id is minted at the very first start; the epoch is the number of starts."""
+        ports, data = self._around.ports, self._around.config.data_dir
+        files = cast(Files, ports.files)
+        if await on_disk(ports.disk, lambda: files.exists(f"{data}/{QUORUM}")):
+            raise ConfigError(f"the data directory {data} is that of a node of a cluster; start it with its --peers")
         await self._embedded.open()
         cluster, epoch = await self.store.get(CLUSTER), await self.store.get(EPOCH)
         next_epoch = 0 if epoch is None else cast(int, decode_value(epoch.value)) + 1
@@ -206,16 +166,25 @@ class Member:
         told = {a.name: a for a in [*around.addresses, *config.advertise]}
         reached = (NodeAddress(PEER, own.host, own.port), *(NodeAddress(a.name, a.host, a.port) for a in told.values()))
         self._registration = Registration(
-            self.store, NodeRecord(config.node_id, around.directory_id, reached, config.zone), clock=ports.clock,
-            rng=ports.rng, log=around.log, session_timeout_ms=config.session_timeout_ms,
+            self.store,
+            NodeRecord(
+                config.node_id, around.directory_id, reached, config.zone, versions.LOWEST, versions.HIGHEST
+            ),
+            clock=ports.clock, rng=ports.rng, log=around.log, session_timeout_ms=config.session_timeout_ms,
         )  # fmt: skip
         self.cluster: ClusterAdmin | None = ClusterAdmin(
             self.store, self._registration, peers=[peer.node_id for peer in config.peers],
-            default_factor=config.default_replication_factor, log=around.log,
+            default_factor=config.default_replication_factor, log=around.log, forget_member=self._engine.forget,
         )  # fmt: skip
         self._writer = RecordWriter(self.store, around.log)
         self._replication = Replication(
-            ReplicationWorld(self._links, lambda: self._registration.epoch, ports.clock, around.log)
+            ReplicationWorld(
+                self._links,
+                lambda: self._registration.epoch,
+                ports.clock,
+                around.log,
+                config.replication_catch_up_bytes_per_second or None,
+            )
         )
         self._nursery: trio.Nursery | None = None
         self.corridor: Corridor | None = Corridor(self._links, ports.clock, self._background)
@@ -252,11 +221,15 @@ class Member:
         self._links.start(nursery.start_soon)
         cluster_id = await self._engine.open(nursery)
         self._book.cluster_id = cluster_id
+        held = await self.store.get(CLUSTER_VERSION)
+        if held is not None:
+            versions.check(cast(int, decode_value(held.value)))
         return cluster_id, 0
 
     def world(self, world: PartitionWorld) -> PartitionWorld:
         return attrs.evolve(
-            world, node_id=self._around.config.node_id, follows=self._replication, changes=self._writer
+            world, node_id=self._around.config.node_id, follows=self._replication, changes=self._writer,
+            replica_lag_max_ms=self._around.config.replica_lag_max_ms,
         )  # fmt: skip
 
     async def enter(self, nursery: trio.Nursery) -> None:
@@ -275,6 +248,7 @@ class Member:
             clock=around.ports.clock, rng=around.ports.rng, log=around.log,
         )  # fmt: skip
         controller.start(nursery)
+        nursery.start_soon(self._raise_version, controller)
         await self._registration.admitted()
 
     def _learn(self, nodes: Nodes) -> None:
@@ -282,6 +256,22 @@ class Member:
         for record in nodes.records.values():
             if record.addresses:
                 self._links.learn(record.node_id, record.addresses[0].host, record.addresses[0].port)
+
+    async def _raise_version(self, controller: Controller) -> None:
+        """While this node is the controller, the cluster has the highest version that all of its nodes speak."""
+        while True:
+            await trio.sleep(VERSION_INTERVAL_S)
+            nodes = self._registration.nodes.records
+            if not controller.epoch or len(nodes) < len(self.cluster.known if self.cluster else ()):
+                continue  # a node that is away may speak less
+            with suppress(MetadataConflict, MetadataUnavailable, MetadataUnknown):
+                held = await self.store.get(CLUSTER_VERSION)
+                now = 0 if held is None else cast(int, decode_value(held.value))
+                wanted = versions.raised(now, nodes.values())
+                if wanted > now:
+                    guard = Check(CLUSTER_VERSION, 0 if held is None else held.version)
+                    await self.store.txn([guard, Put(CLUSTER_VERSION, encode_value(wanted))])
+                    self._around.log.info("cluster_version", version=wanted, before=now)
 
     async def _be_found(self) -> None:
         """Be in the registry that whoever looks for the nodes asks."""
@@ -315,7 +305,7 @@ class Member:
     async def leave(self) -> None:
         if self._registration.is_registered:
             await self._registration.leave(LEAVE_TIMEOUT_S)
-        await self._engine.leave()
+            await self._engine.leave()
 
     def nodes(self, listener: str) -> Sequence[ClientAddress]:
         records = self._registration.nodes.records
@@ -329,85 +319,6 @@ def _reached(record: NodeRecord, listener: str) -> ClientAddress:
     """Where clients of that listener reach a node; one that has no such listener is reached as by the other nodes."""
     found = [address for address in record.addresses if address.listener == listener] or record.addresses
     return ClientAddress(record.node_id, found[0].host, found[0].port)
-
-
-class QuorumEngine:
-    """The cluster's own metadata engine: this node is a member of its quorum, or learns from it."""
-
-    def __init__(self, around: Surroundings, book: PeerBook, handlers: PeerHandlers, links: Links) -> None:
-        ports, config = around.ports, around.config
-        book.wanted = wanted_founders([peer.node_id for peer in config.peers])
-        self._around = around
-        self._links = links
-        self._handlers = handlers
-        self._book = book
-        world = QuorumWorld(
-            cast(Files, ports.files), f"{config.data_dir}/quorum", around.disk, ports.rng, book, links, QuorumView(),
-            around.log,
-        )  # fmt: skip
-        self._quorum = QuorumStore(world, session_timeout_ms=config.session_timeout_ms)
-        self.store: MetadataStore = self._quorum
-
-    async def prepare(self, peers: PeerServer) -> None:
-        self._around.supervisor.start(self._quorum.mailbox, self._quorum.actor)
-        await self._quorum.open()
-        self._quorum.serve(self._handlers)
-        peers.on_peer = self._quorum.met
-
-    async def open(self, nursery: trio.Nursery) -> str:
-        nursery.start_soon(self._quorum.run)
-        await self._quorum.formed()
-        return self._book.cluster_id
-
-    async def leave(self) -> None:
-        with trio.move_on_after(LEAVE_TIMEOUT_S):
-            await self._quorum.hand_over()
-
-
-class OutsideEngine:
-    """An engine that stands elsewhere. A data directory belongs to one cluster for ever, so it keeps that one's id."""
-
-    def __init__(self, around: Surroundings, book: PeerBook, store: MetadataStore) -> None:
-        self._around = around
-        self._book = book
-        self.store = store
-
-    async def prepare(self, _peers: PeerServer) -> None:
-        self._book.directory_id = self._around.directory_id
-
-    async def open(self, _nursery: trio.Nursery) -> str:
-        ports, path = self._around.ports, f"{self._around.config.data_dir}/{CLUSTER_FILE}"
-        files = cast(Files, ports.files)
-        found = await self._minted()
-        kept = await on_disk(ports.disk, lambda: files.read(path).decode().strip() if files.exists(path) else "")
-        if kept and kept != found:
-            raise ConfigError(
-                f"the data directory {self._around.config.data_dir} belongs to cluster {kept}, and --metadata leads to "
-                f"cluster {found}: mend --metadata, or give another --data"
-            )
-        if not kept:
-            await on_disk(ports.disk, lambda: files.replace(path, f"{found}\n".encode()))
-        return found
-
-    async def leave(self) -> None:
-        """It stands elsewhere, and does not miss this node."""
-
-    async def _minted(self) -> str:
-        """The cluster's id: the first node that comes mints it."""
-        while True:
-            held = await self.store.get(CLUSTER)
-            if held is not None:
-                return str(decode_value(held.value))
-            cluster_id = f"{self._around.ports.rng.getrandbits(128):032x}"
-            with suppress(MetadataConflict):
-                await self.store.txn([Check(CLUSTER, 0), Put(CLUSTER, encode_value(cluster_id))])
-
-
-def open_engine(around: Surroundings, book: PeerBook, handlers: PeerHandlers, links: Links) -> Engine:
-    """The engine that `--metadata` names."""
-    if around.outside is not None:
-        return OutsideEngine(around, book, around.outside)
-    return QuorumEngine(around, book, handlers, links)
 
 
 def is_member(config: Config) -> bool:

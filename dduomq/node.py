@@ -20,9 +20,9 @@ import trio
 from dduomq.actors.nursery import open_flat_nursery
 from dduomq.builder import Builder, Node
 from dduomq.config import Config, from_values
+from dduomq.engine import EngineMaker, open_engine
 from dduomq.errors import ConfigError, DduomqError, UsageError
 from dduomq.listeners.admit import Gate
-from dduomq.membership import EngineMaker, open_engine
 from dduomq.observe import make_log, silent_log
 from dduomq.ports import Ports
 

@@ -5,7 +5,7 @@ read (compare and set), so that neither the controller nor the partition's leade
 is written when all of its partitions' are.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import cast
 
 import attrs
@@ -46,7 +46,7 @@ from dduomq.cluster.ports import (
 )
 from dduomq.errors import DduomqError, InvalidReplicationFactor, UnknownTopicOrPartition
 from dduomq.limits import TOPIC_MAKING_MS_MAX, TXN_OPERATIONS_MAX
-from dduomq.wire.cluster_errors import ElectionNotNeeded, NodeNotFound
+from dduomq.wire.cluster_errors import ElectionNotNeeded, NodeAlive, NodeNotFound
 
 TRIES = 10
 MIN_INSYNC = "min.insync.replicas"
@@ -81,12 +81,15 @@ class ClusterAdmin:
         peers: Collection[int],
         default_factor: int = 0,
         log: structlog.stdlib.BoundLogger,
+        forget_member: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
+        """`forget_member` takes a node out of the quorum; None where the metadata stand elsewhere."""
         self.registration = registration
         self._store = store
         self._peers = frozenset(peers)
         self._default_factor = default_factor
         self._log = log
+        self._forget_member = forget_member
         self._decoded = Decoded(decode_partition)
 
     @property
@@ -305,6 +308,16 @@ class ClusterAdmin:
         key = f"{DRAINING}{node_id}"
         await self._store.txn([Put(key, encode_value(node_id)) if is_draining else Del(key)])
         self._log.info("node_drained" if is_draining else "node_undrained", node=node_id)
+
+    async def remove(self, node_id: int) -> None:
+        """A node is gone for good, or its directory is. Raises `NodeAlive`, `NodeNotFound`."""
+        self._check_known([node_id], await self.records())
+        if node_id in self.registration.nodes.records:
+            raise NodeAlive(f"node {node_id} is alive: stop it first")
+        if self._forget_member is not None:
+            await self._forget_member(node_id)
+        await self._store.txn([Del(f"{DRAINING}{node_id}")])
+        self._log.info("node_removed", node=node_id)
 
     def _check_known(self, nodes: Iterable[int], records: Iterable[PartitionRecord]) -> None:
         known = {*self.known, *(node for record in records for node in record.replicas)}

@@ -645,13 +645,9 @@ class PartitionActor(ReplicaPart, Actor):
             offset = log.high_watermark if message.offset == -1 else message.offset
             self._remove(log.delete_records(offset), message)
 
-    def _remove(self, removal: Any, message: Purge | None) -> None:
+    def _remove(self, removal: Any, message: Purge | None, then: Callable[[], None] | None = None) -> None:
         log = self._log
         assert log is not None
-        if removal is None:
-            if message is not None and message.reply is not None:
-                message.reply.set(log.log_start_offset)
-            return
 
         def done(result: object) -> None:
             if isinstance(result, DduomqError):
@@ -660,9 +656,14 @@ class PartitionActor(ReplicaPart, Actor):
                     message.refuse(result)
             elif isinstance(result, BaseException):
                 raise result
-            elif message is not None and message.reply is not None:
-                message.reply.set(removal.log_start_offset)
+            elif message is not None:
+                self._purged(message, log.log_start_offset if removal is None else removal.log_start_offset)
+            if then is not None:
+                then()
 
+        if removal is None:
+            done(None)
+            return
         self._chore(lambda: removal.run(self._files), done, message)
 
     def _on_configure(self, message: Configure) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from dduomq.actors.actor import Mailbox, Message
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.partition_messages import Append, Fetch, Watcher
+from dduomq.actors.partition_messages import Append, Fetch, Purge, Watcher
 from dduomq.actors.partition_world import PartitionSpec, PartitionWorld
 from dduomq.actors.replica_messages import FollowerAt, Replicate
 from dduomq.cluster.image import PartitionRecord
@@ -37,7 +37,8 @@ class Replica:
     what was acked then may be gone.
 
     `local`: appends that wait for this node only. `in_hand`: what the leader sent and is not safe yet; `batches`: of
-    that, what is not written yet.
+    that, what is not written yet. `purges`: those of a leader that its followers have not made yet; `is_trimming`: such
+    a one is being made here.
     """
 
     record: PartitionRecord
@@ -51,6 +52,8 @@ class Replica:
     local: deque[tuple[int, Append, Appended]] = attrs.field(factory=deque)
     in_hand: Replicate | None = None
     batches: list[PendingBatch] = attrs.field(factory=list)
+    purges: list[tuple[int, Purge]] = attrs.field(factory=list)
+    is_trimming: bool = False
 
 
 class FollowerPart:
@@ -92,7 +95,7 @@ class FollowerPart:
         def _mark_dirty(self) -> None: ...
         def _opened(self, result: object, reply: None) -> None: ...
         def _park_fetch(self, log: PartitionLog, message: Fetch) -> None: ...
-        def _remove(self, removal: Any, message: None) -> None: ...
+        def _remove(self, removal: Any, message: None, then: Callable[[], None] | None = None) -> None: ...
         def _seek(self, seek: Seek, message: Fetch) -> None: ...
         def _submit(self, run: Job, then: Callable[[Any], None], request: Message | None = None) -> None: ...
         def _wake_watchers(self) -> None: ...
@@ -119,7 +122,7 @@ class FollowerPart:
             raise self._offline or LeaderNotAvailable()
         assert message.reply is not None
         if message.offset != log.log_end_offset:
-            message.reply.set(FollowerAt(log.log_end_offset, log.last_epoch))
+            message.reply.set(FollowerAt(log.log_end_offset, log.last_epoch, log.log_start_offset))
             return
         own = Own(log.log_start_offset, log.log_end_offset, log.epochs, log.damaged_from)
         answer = Answer(message.high_watermark, message.log_start_offset, message.log_end_offset, message.diverging)
@@ -202,18 +205,30 @@ class FollowerPart:
         assert message is not None
         self._advance(log, message.high_watermark)
         if message.log_start_offset > log.log_start_offset:
-            self._remove(log.delete_records(min(message.log_start_offset, log.high_watermark)), None)
+            replica.is_trimming = True
+            self._remove(
+                log.delete_records(min(message.log_start_offset, log.high_watermark)), None,
+                lambda: self._trimmed(replica),
+            )  # fmt: skip
         self._answer_leader(replica, log)
+
+    def _trimmed(self, replica: Replica) -> None:
+        """The new start of the log is on the disk."""
+        replica.is_trimming = False
+        if self._log is not None:
+            self._answer_leader(replica, self._log)
 
     def _answer_leader(self, replica: Replica, log: PartitionLog) -> None:
         """Go on behind what is safe, once all that came is."""
         message = replica.in_hand
         if message is None or replica.batches or self._writing is not None or not isinstance(log, ReplicaLog):
             return
+        if replica.is_trimming:
+            return
         if self._safe_end(log) >= log.log_end_offset:
             replica.in_hand = None
             assert message.reply is not None
-            message.reply.set(FollowerAt(log.log_end_offset, log.last_epoch))
+            message.reply.set(FollowerAt(log.log_end_offset, log.last_epoch, log.log_start_offset))
 
     def _cut(self, log: ReplicaLog, decision: Truncate | Reset) -> None:
         """Close the log, cut its files, and open it again: one job, when nothing else is under way."""

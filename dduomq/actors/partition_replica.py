@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from dduomq.actors.partition_following import FollowerPart, Replica
-from dduomq.actors.partition_messages import Append, ReplicasState
+from dduomq.actors.partition_messages import Append, Purge, ReplicasState
 from dduomq.actors.replica_messages import (
     Assign,
     Change,
@@ -65,6 +65,7 @@ class ReplicaPart(FollowerPart):
             self._watch_followers(replica)
             if self._log is not None:
                 self._count(self._log)
+            self._answer_purges(replica)
         self._take_role()
 
     def _take_role(self) -> None:
@@ -78,7 +79,9 @@ class ReplicaPart(FollowerPart):
             return
         record, me = replica.record, self._world.node_id
         if record.leader == me:
-            if replica.must_renew:
+            if log.damaged_from is not None and len(record.isr) > 1:
+                self._resign(replica)  # another one has it whole: from there it is mended
+            elif replica.must_renew:
                 self._renew(replica)
             else:
                 self._lead(replica, log)
@@ -112,7 +115,7 @@ class ReplicaPart(FollowerPart):
             self._world.follows.follow(
                 Following(
                     self.mailbox, record.topic_id, record.partition, record.leader, record.leader_epoch,
-                    log.log_end_offset, log.last_epoch,
+                    log.log_end_offset, log.last_epoch, log.log_start_offset,
                 )
             )  # fmt: skip
 
@@ -127,9 +130,15 @@ class ReplicaPart(FollowerPart):
         for append in waits:
             append.refuse(error)
         self._refuse_unacked(replica, error)
+        self._refuse_purges(replica, error)
         self._drop_in_hand(replica, error)
         self._wake_watchers()
         _wake(replica)
+
+    def _refuse_purges(self, replica: Replica, error: DduomqError) -> None:
+        purges, replica.purges = replica.purges, []
+        for _, purge in purges:
+            purge.refuse(error)
 
     def _refuse_unacked(self, replica: Replica, error: DduomqError) -> None:
         for parked in (self._unacked, replica.local):
@@ -240,7 +249,11 @@ class ReplicaPart(FollowerPart):
             self._park_fetch(log, attrs.evolve(message, watcher=None))
             return
         now = self._world.clock.monotonic()
-        leadership.fetched(message.follower, message.offset, message.follower_epoch, log_end=end, now=now)
+        leadership.fetched(
+            message.follower, message.offset, message.follower_epoch, log_end=end, now=now,
+            log_start=message.log_start_offset,
+        )  # fmt: skip
+        self._answer_purges(replica)
         self._count(log)
         has_lost = message.follower in leadership.isr and message.offset < log.high_watermark
         if has_lost or message.follower not in leadership.isr:
@@ -253,6 +266,29 @@ class ReplicaPart(FollowerPart):
         else:
             self._seek(plan, message)
 
+    def _purged(self, message: Purge, start: int) -> None:
+        """The log begins at `start` here. Whoever may lead next must know, else what was purged would come back."""
+        replica = self._replica
+        if replica is None:
+            if message.reply is not None:
+                message.reply.set(start)
+        elif replica.leadership is None:
+            message.refuse(self._not_leader())
+        else:
+            replica.purges.append((start, message))
+            _wake(replica)
+            self._answer_purges(replica)
+
+    def _answer_purges(self, replica: Replica) -> None:
+        if not replica.purges or replica.leadership is None or self._log is None:
+            return
+        kept = replica.leadership.start_of_all(self._log.log_start_offset)
+        done = [held for held in replica.purges if held[0] <= kept]
+        replica.purges = [held for held in replica.purges if held[0] > kept]
+        for start, purge in done:
+            if purge.reply is not None:
+                purge.reply.set(start)
+
     # --- the in-sync set ----------------------------------------------------------------------------
 
     def _change_isr(self, log: PartitionLog) -> None:
@@ -264,7 +300,7 @@ class ReplicaPart(FollowerPart):
             return
         mark = log.high_watermark
         late = leadership.lagging(mark, log.log_end_offset, self._world.clock.monotonic())
-        joining = leadership.joining(mark)
+        joining = leadership.joining(mark, log.log_start_offset)
         isr = tuple(
             node for node in record.replicas if (node in record.isr and node not in late) or node in joining
         )  # fmt: skip
@@ -348,7 +384,7 @@ class ReplicaPart(FollowerPart):
                 self._write_replicated(replica, log)
             elif isinstance(log, ReplicaLog):
                 assert message.reply is not None
-                message.reply.set(FollowerAt(log.log_end_offset, log.last_epoch))
+                message.reply.set(FollowerAt(log.log_end_offset, log.last_epoch, log.log_start_offset))
             else:
                 message.refuse(self._offline or LeaderNotAvailable())
         elif report is not None:

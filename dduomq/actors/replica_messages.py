@@ -36,6 +36,7 @@ class ReplicaFetch(Fetch):
     follower: int
     follower_epoch: int
     isolation: int = 0
+    log_start_offset: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -53,10 +54,11 @@ class Replicate(Message):
 
 @attrs.frozen
 class FollowerAt:
-    """Where a follower goes on, with the leader epoch of its last record."""
+    """Where a follower goes on, with the leader epoch of its last record, and where its log begins."""
 
     offset: int
     last_epoch: int
+    log_start_offset: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +86,7 @@ class Following:
     leader_epoch: int
     offset: int
     last_epoch: int
+    log_start_offset: int = 0
 
 
 @attrs.frozen

@@ -46,6 +46,7 @@ class _Part:
     marks: tuple[int, int] = (NOT_YET, NOT_YET)
     leader_mark: int = NOT_YET
     failures: int = 0
+    log_start: int = 0
 
     @property
     def key(self) -> int:
@@ -121,7 +122,7 @@ class ReplicationLink:
         self._news = trio.Event()
 
     def add(self, following: Following) -> None:
-        part = _Part(following, following.offset, following.last_epoch)
+        part = _Part(following, following.offset, following.last_epoch, log_start=following.log_start_offset)
         self._parts[part.key] = part
         self._go_on(part)
 
@@ -212,7 +213,7 @@ class ReplicationLink:
             tuple(
                 PeerFetchPart(
                     part.following.topic_id, part.following.partition, part.following.leader_epoch, part.offset,
-                    part.last_epoch, REPLICA_PART_BYTES_MAX,
+                    part.last_epoch, REPLICA_PART_BYTES_MAX, part.log_start,
                 )
                 for part in parts
             ),
@@ -280,6 +281,7 @@ class ReplicationLink:
             return
         part.failures = 0
         part.offset, part.last_epoch, part.marks = at.offset, at.last_epoch, marks
+        part.log_start = at.log_start_offset
         self._go_on(part)
 
 

@@ -256,6 +256,24 @@ def leaders(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: dduomq cluster remove 3")
+def remove(
+    node: Annotated[int, typer.Argument(min=0, metavar="NODE", help="The node's number.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Forget a node that is gone for good, or whose data directory is. It may join again, as a new one.
+
+    What it kept stays assigned to its number: empty it before ('dduomq cluster balance --empty'), or let the new one
+    catch up.
+    """
+    if not yes:
+        question = f"node {node} will have no vote any more; is it stopped for good, or its directory lost?"
+        typer.confirm(question, abort=True, err=True)
+    with_client(server, lambda mq: mq.admin.remove_node(node))
+    say(f"node {node} is no member any more")
+
+
 @app.command(epilog="Example: dduomq cluster drain 3 --wait")
 def drain(
     node: Annotated[int, typer.Argument(min=0, metavar="NODE", help="The node's number.")],

@@ -22,6 +22,7 @@ from dduomq.wire.native_cluster import (
     PlannedMove,
     Reassign,
     Reassignment,
+    RemoveNode,
 )
 
 TIMEOUT_MS = 60_000
@@ -72,6 +73,14 @@ class ClusterAdmin(Patient):
     async def undrain_node(self, node_id: int) -> None:
         """Let a node lead again. Raises `NodeNotFound`."""
         await self._patiently(DrainNode(node_id, is_draining=False), native.Done)
+
+    async def remove_node(self, node_id: int) -> None:
+        """A node that is gone for good, or has lost its directory, is no member any more; it may join as a new one.
+
+        What it kept stays assigned to that number: move it before, or let the new node catch up. Raises `NodeAlive`,
+        `NodeNotFound`.
+        """
+        await self._patiently(RemoveNode(node_id), native.Done, TIMEOUT_MS)
 
     async def plan_moves(self, empty: Iterable[int] = ()) -> list[PlannedMove]:
         """What would have to move so that all nodes keep about as much, and those of `empty` nothing."""

@@ -135,7 +135,8 @@ class Nodes:
         except NetworkError:
             if self._routes.is_cluster:
                 self._reached.pop(node_id, None)  # it may be elsewhere now, as it says itself
-            self._pauses[node_id] = anyio.current_time() + pause, min(pause * 2, PAUSE_MAX_S)
+            longer = min(pause * 2, PAUSE_MAX_S) if self._routes.is_cluster else PAUSE_S  # else all hope is in this one
+            self._pauses[node_id] = anyio.current_time() + pause, longer
             raise
 
     async def _reach_any(self, without: Collection[int]) -> Connection:

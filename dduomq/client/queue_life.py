@@ -99,6 +99,7 @@ class QueueLife:
         self._returning: set[tuple[QueuePlace, int]] = set()  # given to us, but they never came
         self._ended: set[tuple[QueuePlace, int]] = set()  # heard, late, since the last heartbeat left
         self._window = options.prefetch
+        self._is_behind = False  # records went back, as nobody came for them: none are taken before somebody does
         self._came = anyio.Event()
         self._went = anyio.Event()
         self.words = Words(options.group, member_id, ask, self._word_ended, lambda: self._alive_until, self._is_old)
@@ -219,7 +220,7 @@ class QueueLife:
             while not self._parts:
                 self._assigned = anyio.Event()
                 await self._assigned.wait()
-            while len(self.waiting) > self._window // 2:
+            while len(self.waiting) > self._window // 2 or self._is_behind:
                 self._went = anyio.Event()
                 await self._went.wait()
             try:
@@ -302,6 +303,9 @@ class QueueLife:
     def next(self) -> QueueRecord | None:
         """The next record that waits and is surely ours, if there is one; it is being worked on from now on."""
         now = anyio.current_time()
+        if self._is_behind:
+            self._is_behind = False
+            self._went.set()
         while self.waiting:
             record = self.waiting.popleft()
             if len(self.waiting) <= self._window // 2:
@@ -364,7 +368,7 @@ class QueueLife:
             oldest = anyio.current_time() - self._options.lock_ms / 2000
             late = [record for record in self.waiting if record.since <= oldest]
             if late:
-                self._window = max(1, self._window // 2)
+                self._window, self._is_behind = max(1, self._window // 2), True
                 self._give_back(late)
             elif not self.waiting:
                 self._window = min(self._options.prefetch, self._window * 2)

@@ -41,6 +41,7 @@ class Seen:
     directory_id: str
     address: str
     is_alive: Any
+    life: bytes = b""
 
 
 @attrs.define(kw_only=True)
@@ -63,14 +64,17 @@ class PeerBook:
     founders: tuple[Founder, ...] = ()
     members: dict[int, str] = attrs.field(factory=dict)
     seen: dict[int, Seen] = attrs.field(factory=dict)
+    life: bytes = b""  # the first number that it has used once
 
     @property
     def facts(self) -> PeerFacts:
         return PeerFacts(self.cluster_id, self.founders, self.wanted)
 
     def hello(self, target: int) -> PeerHello:
+        nonce = self._nonce()
+        self.life = self.life or nonce
         return PeerHello(
-            VERSION, self.node_id, self.directory_id, target, self._nonce(), self.host, self.port, self.facts
+            VERSION, self.node_id, self.directory_id, target, nonce, self.host, self.port, self.facts, self.life
         )  # fmt: skip
 
     def answer(self) -> PeerHelloAnswer:
@@ -114,10 +118,13 @@ class PeerBook:
         """A listener lets a proven node in. Raises `PeerRefused`."""
         self._check_cluster(hello.node_id, hello.directory_id, hello.facts)
         seen = self.seen.get(hello.node_id)
-        if seen is not None and seen.directory_id != hello.directory_id and seen.is_alive():
-            raise PeerRefused(
-                f"two nodes run with --id {hello.node_id}, at {seen.address} and at {address}; give one of them another"
-            )
+        if seen is None or not seen.is_alive():
+            return
+        who = f"two nodes run with --id {hello.node_id}, at {seen.address} and at {address}"
+        if seen.directory_id != hello.directory_id:
+            raise PeerRefused(f"{who}; give one of them another")
+        if seen.life != hello.life:
+            raise PeerRefused(f"{who}, one of them with a copy of the other's data directory: stop that one")
 
     def check_answer(self, answer: PeerHelloAnswer, target: int) -> None:
         """What a dialler looks at before it proves anything. Raises `PeerRefused`, `UnsupportedVersion`."""

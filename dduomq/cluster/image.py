@@ -20,6 +20,7 @@ NODES = "/nodes/"
 PARTITIONS = "/partitions/"
 CONTROLLER = "/controller"  # ephemeral: the number of the node that is it
 CONTROLLER_EPOCH = "/controller-epoch"
+CLUSTER_VERSION = "/cluster-version"
 ADMITTED = "/admitted"  # the epochs of the nodes whose registration the controller has dealt with
 DRAINING = "/draining/"  # <id>: an operator wants it to lead nothing; <id>.stop, ephemeral: it is about to stop
 NO_LEADER = -1

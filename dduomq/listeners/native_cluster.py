@@ -153,6 +153,12 @@ async def _drain(services: Services, context: Context, body: wire.DrainNode) -> 
     return native.Done()
 
 
+async def _remove(services: Services, context: Context, body: wire.RemoveNode) -> native.Done:
+    services.gate.admit(context, Operation.ALTER, EVERYTHING)
+    await _cluster(services).remove(body.node_id)
+    return native.Done()
+
+
 async def _plan(services: Services, context: Context, body: wire.PlanMoves) -> wire.MovesPlanned:
     services.gate.admit(context, Operation.DESCRIBE, EVERYTHING)
     moves = await _cluster(services).plan_moves(body.empty)
@@ -171,4 +177,5 @@ HANDLERS: Mapping[type, Callable[[Services, Context, Any], Awaitable[object]]] =
     wire.ElectLeaders: _elect,
     wire.DrainNode: _drain,
     wire.PlanMoves: _plan,
+    wire.RemoveNode: _remove,
 }

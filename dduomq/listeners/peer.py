@@ -149,7 +149,7 @@ class PeerSession:
         address = self._connection.peer
         self._context = PeerContext(hello.node_id, hello.directory_id, address)
         self._cutter.frame_bytes_max = FRAME_BYTES_MAX
-        self._peers.book.seen[hello.node_id] = Seen(hello.directory_id, address, self._is_alive)
+        self._peers.book.seen[hello.node_id] = Seen(hello.directory_id, address, self._is_alive, hello.life)
 
     def _is_alive(self) -> bool:
         silent_ms = (trio.current_time() - self._connection.last_heard) * 1000

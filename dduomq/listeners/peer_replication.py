@@ -78,6 +78,7 @@ class ReplicaServer:
                         last_fetched_epoch=part.last_epoch,
                         follower=node_id,
                         follower_epoch=body.node_epoch,
+                        log_start_offset=part.log_start_offset,
                         reply=reply,
                     )
                 )
@@ -139,7 +140,8 @@ def _is_news(item: Found, part: PeerFetchPart) -> bool:
     """Whether a follower has something to do about it."""
     if isinstance(item, DduomqError) or item.size or item.diverging is not None:
         return True
-    return not item.log_start_offset <= part.offset <= item.log_end_offset
+    is_inside = item.log_start_offset <= part.offset <= item.log_end_offset
+    return not is_inside or item.log_start_offset > part.log_start_offset
 
 
 def _close_all(found: list[Found]) -> None:

@@ -15,9 +15,13 @@ UNKNOWN = -1
 
 @attrs.define(slots=True)
 class Follower:
-    """`position` is UNKNOWN until it has fetched in this leadership, `epoch` its node's at its last fetch."""
+    """`position` is UNKNOWN until it has fetched in this leadership, `epoch` its node's at its last fetch.
+
+    `log_start`: where its log begins, for good.
+    """
 
     position: int = UNKNOWN
+    log_start: int = UNKNOWN
     epoch: int = 0
     caught_up_at: float = 0.0
     fetched_at: float = 0.0
@@ -92,7 +96,9 @@ class Leadership:
 
     # --- positions ----------------------------------------------------------------------------------
 
-    def fetched(self, node: int, position: int, epoch: int, *, log_end: int, now: float) -> None:
+    def fetched(
+        self, node: int, position: int, epoch: int, *, log_end: int, now: float, log_start: int = 0
+    ) -> None:  # fmt: skip
         """A follower asks for `position`: all before it is there. It may have gone back, if it lost something."""
         held = self.followers.get(node)
         if held is None:
@@ -101,7 +107,7 @@ class Leadership:
             held.caught_up_at = now
         elif held.position != UNKNOWN and position >= held.end_at_fetch:
             held.caught_up_at = max(held.caught_up_at, held.fetched_at)
-        held.position, held.epoch = position, epoch
+        held.position, held.epoch, held.log_start = position, epoch, log_start
         held.fetched_at, held.end_at_fetch = now, log_end
 
     def high_watermark(self, own: int, before: int) -> int:
@@ -114,6 +120,11 @@ class Leadership:
                 held = self.followers.get(node)
                 reached = min(reached, UNKNOWN if held is None else held.position)
         return max(before, reached)
+
+    def start_of_all(self, own: int) -> int:
+        """Where the logs of all who may be in sync begin at least, this node's at `own`."""
+        others = [self.followers.get(node) for node in self.maximal_isr if node != self.me]
+        return min([own, *(UNKNOWN if held is None else held.log_start for held in others)])
 
     def is_known(self, high_watermark: int) -> bool:
         """Whether all that earlier leaders may have acked counts here, too."""
@@ -134,12 +145,14 @@ class Leadership:
                 late.append(node)
         return tuple(late)
 
-    def joining(self, high_watermark: int) -> tuple[int, ...]:
-        """Those that have all that counts, and all that there was at the beginning of this epoch."""
+    def joining(self, high_watermark: int, log_start: int = 0) -> tuple[int, ...]:
+        """Those that have all that counts, all that there was when this epoch began, and nothing that was purged."""
         needed = max(high_watermark, self.epoch_start)
         return tuple(
-            node for node, held in self.followers.items() if node not in self.isr and held.position >= needed
-        )  # fmt: skip
+            node
+            for node, held in self.followers.items()
+            if node not in self.isr and held.position >= needed and held.log_start >= log_start
+        )
 
     def epoch_of(self, node: int) -> int:
         """The epoch of its node as its last fetch named it."""

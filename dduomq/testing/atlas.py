@@ -15,6 +15,7 @@ from dduomq.log.segment import INDEX, LOG, SNAPSHOT, TIME_INDEX
 from dduomq.testing.disk import Platter
 from dduomq.wire.batch import HEADER_BYTES, BatchHeader, crc_of, read_header
 
+LEADER_EPOCH = range(12, 16)  # where it lies in a batch
 HINTS = (INDEX, TIME_INDEX, SNAPSHOT)
 
 
@@ -39,7 +40,10 @@ def damage_log(platter: Platter, topics: tuple[str, ...], rng: Random) -> Damage
     if not choices:
         return None
     path, position, header = choices[rng.randrange(len(choices))]
-    platter.flip(path, position + rng.randrange(header.size), rng.randrange(8))
+    at = rng.randrange(header.size)
+    if at in LEADER_EPOCH:  # outside the CRC: nobody can tell
+        at += len(LEADER_EPOCH) + 1
+    platter.flip(path, position + at, rng.randrange(8))
     return Damage(*_partition_of(path), header.base_offset, header.last_offset)
 
 

@@ -46,7 +46,8 @@ class Leaderships:
         self._seen[host.node_id] = table
         for _, route in sorted(table.items()):
             for record in route.records:
-                self._note(host, record)
+                if record.replicas:  # else it is made up, as this node has not heard of the partition yet
+                    self._note(host, record)
 
     def _note(self, host: ClusterHost, record: PartitionRecord) -> None:
         shard = (record.topic_id, record.partition)

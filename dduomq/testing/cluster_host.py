@@ -15,9 +15,9 @@ import trio
 from dduomq.builder import Node
 from dduomq.cluster.ports import MetadataStore
 from dduomq.config import Config, from_values
+from dduomq.engine import EngineMaker, open_engine
 from dduomq.errors import ConfigError, ListenError, StorageError
 from dduomq.listeners.peer import PeerServer
-from dduomq.membership import EngineMaker, open_engine
 from dduomq.node import build
 from dduomq.observe import silent_log
 from dduomq.ports import Ports
@@ -78,7 +78,10 @@ class OutsideEngine:
         return CLUSTER_ID
 
     async def leave(self) -> None:
-        """Nor does it care who goes."""
+        """It goes on."""
+
+    async def forget(self, _node_id: int) -> None:
+        """It knows of nodes only what they say themselves."""
 
 
 def name_of(node_id: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from random import Random
 
 import trio
+import trio.lowlevel
 
 from dduomq.testing.atlas import damage_hint, damage_log
 from dduomq.testing.checker import History
@@ -22,6 +23,7 @@ PAUSE_S = (0.1, 1.5)
 DOWN_MAX_S = 4.0  # much longer than a session
 CUT_MAX_S = 5.0
 SICK_MAX_S = 1.0
+AMBUSH = 0.5
 CLOCK_JUMP_MAX_MS = 30 * 60_000
 BLACKOUT = "blackout"
 CUT_OFF, ONE_WAY, CUT_PAIR = "cut off", "cut one way", "two cut from each other"
@@ -117,14 +119,17 @@ class Trouble:
 
     # --- nodes die ----------------------------------------------------------------------------------
 
-    async def _down(self, host: ClusterHost) -> None:
-        """Its node ends, and comes back after a while."""
+    async def _down(self, host: ClusterHost, then: Callable[[], None] = lambda: None) -> None:
+        """Its node ends, and comes back after a while. `then` is done at that very moment."""
         kind = self._rng.choice((STOP, KILL, POWER, POWER))
         if host.platter.unmarked:
             kind = POWER  # only that shows what the disk has
         self._count(kind, host.name)
         self._look.at(host)
-        await host.end(kind)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.end, kind)
+            await trio.lowlevel.checkpoint()
+            then()
         if host is self._frail:
             self._damage(host)
         self._look.at(host)
@@ -140,6 +145,9 @@ class Trouble:
                 self._count(FLIPPED, host.name, damage)
                 where = (host.node_id, f"{damage.topic}-{damage.partition}")
                 self.damaged.setdefault(where, set()).add(damage.first)
+                # nobody looks for it before the node leads, but a recovery that comes by: until then it may lie there
+                place = (damage.topic, damage.partition)
+                self._history.damaged.setdefault(place, set()).update(range(damage.first, damage.last + 1))
         if self._rng.random() < 0.3 and damage_hint(host.platter, self._rng):
             self._count(FLIPPED_HINT, host.name)
 
@@ -181,6 +189,16 @@ class Trouble:
         self._trace("mended", host.name)
         if engine is not None:
             engine.resume(host.node_id)
+        well = [other for other in self._hosts if other.node_id not in self._troubled]
+        if well and self._rng.random() < AMBUSH:  # before those that were cut off have caught up
+            victim = self._rng.choice(well)
+            self._troubled[victim.node_id] = None
+            await self._down(victim, lambda: self._mend(host, others))
+            del self._troubled[victim.node_id]
+        else:
+            self._mend(host, others)
+
+    def _mend(self, host: ClusterHost, others: list[str]) -> None:
         for other in others:
             self._network.mend(host.name, other)
 

@@ -35,6 +35,12 @@ class NoCluster(DduomqError):
     code = 1176
 
 
+class NodeAlive(DduomqError):
+    """The node is alive: stop it before it is removed."""
+
+    code = 1178
+
+
 class NodeNotFound(DduomqError):
     """The cluster has no node of that number."""
 

@@ -77,6 +77,7 @@ class Api(IntEnum):
     ELECT_LEADERS = 63
     DRAIN_NODE = 64
     PLAN_MOVES = 65
+    REMOVE_NODE = 66
 
 
 class Isolation(IntEnum):
@@ -431,6 +432,7 @@ REQUESTS: Mapping[Api, tuple[type, type]] = {
     Api.ELECT_LEADERS: (cluster.ElectLeaders, cluster.LeadersElected),
     Api.DRAIN_NODE: (cluster.DrainNode, Done),
     Api.PLAN_MOVES: (cluster.PlanMoves, cluster.MovesPlanned),
+    Api.REMOVE_NODE: (cluster.RemoveNode, Done),
 }
 API_OF: Mapping[type, Api] = {request: api for api, (request, _) in REQUESTS.items()}
 

@@ -135,6 +135,13 @@ class DrainNode:
 
 
 @attrs.frozen
+class RemoveNode:
+    """The node is gone, or its directory is: it has no vote any more, and may join again as a new one."""
+
+    node_id: int
+
+
+@attrs.frozen
 class PlanMoves:
     """What would have to be moved so that all nodes keep about as much, and those of `empty` nothing."""
 

@@ -38,7 +38,10 @@ class PeerFacts:
 
 @attrs.frozen
 class PeerHello:
-    """`target` is the node that the dialler means; `host` and `port` are where the dialler can be dialled."""
+    """`target` is the node that the dialler means; `host` and `port` are where the dialler can be dialled.
+
+    `life` is the dialler's from its start to its end: two processes with copies of one directory differ in it.
+    """
 
     version: int
     node_id: int
@@ -48,6 +51,7 @@ class PeerHello:
     host: str
     port: int
     facts: PeerFacts
+    life: bytes = b""
 
 
 @attrs.frozen

@@ -7,7 +7,10 @@ import attrs
 
 @attrs.frozen
 class PeerFetchPart:
-    """`offset`: all before it is safe with the follower; `last_epoch`: the leader epoch of its last record, or -1."""
+    """`offset`: all before it is safe with the follower; `last_epoch`: the leader epoch of its last record, or -1.
+
+    `log_start_offset`: where the follower's own log begins, whatever happens to it.
+    """
 
     topic_id: str
     partition: int
@@ -15,6 +18,7 @@ class PeerFetchPart:
     offset: int
     last_epoch: int
     max_bytes: int
+    log_start_offset: int = 0
 
 
 @attrs.frozen

@@ -98,7 +98,7 @@ class Cluster:
     """Several nodes on this machine. `dialled`: at which port the others reach each node, if not at its own."""
 
     def __init__(self, directory, *options, count=3, dial_through=None):
-        self._directory = directory
+        self.directory = directory
         self._options = options
         self.ports = dict(zip(range(1, count + 1), free_ports(count), strict=True))
         dialled = self.ports if dial_through is None else dial_through(self.ports)
@@ -115,7 +115,7 @@ class Cluster:
         begun = node_ids or tuple(self.ports)
         for node_id in begun:
             self.nodes[node_id] = Node(
-                self._directory / f"n{node_id}", "--peers", self.peers, *self._options, port=self.ports[node_id],
+                self.directory / f"n{node_id}", "--peers", self.peers, *self._options, port=self.ports[node_id],
                 node_id=node_id, wait=False,
             )  # fmt: skip
         for node_id in begun:

@@ -15,7 +15,21 @@ LAYERS = {
     2: {"log", "replica", "groups", "delay", "cluster", "query"},
     3: {"actors", "stores"},
     4: {"listeners", "client", "console", "blocking"},
-    5: {"cli", "builder", "membership", "node", "config", "observe", "system", "run", "dump", "dumping", "testing"},
+    5: {
+        "cli",
+        "address",
+        "builder",
+        "engine",
+        "membership",
+        "node",
+        "config",
+        "observe",
+        "system",
+        "run",
+        "dump",
+        "dumping",
+        "testing",
+    },
 }
 LAYER_OF = {room: layer for layer, rooms in LAYERS.items() for room in rooms}
 
@@ -25,7 +39,11 @@ SAME_LAYER = {
     ("replica", "log"),  # what parts a follower's log from its leader's is the history of its epochs
     ("blocking", "client"),
     ("dump", "dumping"),
-    *((a, b) for a in LAYERS[5] for b in ("config", "observe", "system", "builder", "membership", "node", "run")),
+    *(
+        (a, b)
+        for a in LAYERS[5]
+        for b in ("config", "observe", "system", "address", "builder", "engine", "membership", "node", "run")
+    ),
 }
 # Rooms that may import less than their layer allows: the highest layer, and what is let through by name.
 CLIENT_ROOMS = {"client", "blocking"}

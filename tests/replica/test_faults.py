@@ -321,6 +321,23 @@ async def test_a_follower_begins_anew_where_the_start_lies_inside_a_batch(autoju
         assert (await cluster.send_to_leader(b"after")).base_offset == 41
 
 
+async def test_what_was_purged_stays_so_under_the_next_leader(autojump_clock):
+    """Who may lead next has made it, too, before it is answered; a follower that is away leaves the set first."""
+    async with running(segment_bytes="1024") as cluster:
+        for n in range(40):
+            await cluster.send(1, b"%d" % n * 100)
+        assert await ask(cluster.nodes[1].mailbox, lambda reply: Purge(offset=25, reply=reply)) == 25
+        starts = [(await node.describe()).log.log_start_offset for node in cluster.nodes.values()]
+        assert starts == [25, 25, 25]
+        cluster.cuts.add((1, 3))
+        assert await ask(cluster.nodes[1].mailbox, lambda reply: Purge(offset=30, reply=reply)) == 30
+        assert (await cluster.nodes[2].describe()).log.log_start_offset == 30
+        assert (await cluster.record())[0].isr == (1, 2)
+        cluster.cuts.clear()
+        await cluster.until_isr(1, 2, 3)
+        assert (await cluster.nodes[3].describe()).log.log_start_offset == 30
+
+
 async def test_the_start_of_the_log_is_followed(autojump_clock):
     async with running(segment_bytes="1024") as cluster:
         for n in range(40):
@@ -364,6 +381,26 @@ async def test_a_spoilt_batch_of_a_follower_is_fetched_again(autojump_clock):
         assert node.stored() != spoilt
         files = node.platter.files
         assert not files.exists(f"{DIRECTORY}/{QUARANTINE}") or not files.read(f"{DIRECTORY}/{QUARANTINE}")
+
+
+async def test_a_spoilt_batch_of_a_leader_is_served_by_another(autojump_clock):
+    """It comes back before anybody has missed it, and does not lead on with what it can't serve."""
+    async with running() as cluster:
+        for n in range(20):
+            await cluster.send(1, b"%d" % n * 50)
+        await cluster.until_alike(1, 2, 3)
+        await cluster.nodes[1].kill()
+        node = cluster.nodes[1]
+        places = [at for at, _ in iter_headers(node.stored())]
+        node.platter.flip(f"{DIRECTORY}/{file_name(0, LOG)}", places[7] + 70, 3)
+        spoilt = node.stored()
+        await node.start()
+        await cluster.send_to_leader(b"more")
+        record, _ = await cluster.record()
+        assert record.leader == 2
+        await cluster.until_isr(1, 2, 3)
+        await cluster.until_alike(1, 2, 3)
+        assert node.stored() != spoilt
 
 
 async def test_a_leader_whose_disk_fails_names_another(autojump_clock):
