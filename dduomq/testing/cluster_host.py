@@ -100,6 +100,7 @@ def settings_of(node_id: int, nodes: int) -> dict[str, str]:
         "topic.index.interval.bytes": "256",
         "topic.flush.ms": "200",
         "retention.check.interval.ms": "1000",
+        "replica.lag.max.ms": "1000",
     }
     if nodes > 1:
         values["peers"] = ",".join(f"{other}@{name_of(other)}:{PORT}" for other in range(1, nodes + 1))
