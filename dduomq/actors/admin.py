@@ -27,6 +27,7 @@ from dduomq.cluster.image import (
 )
 from dduomq.cluster.ports import Check, Del, MetadataConflict, MetadataStore, Operation, Put, Versioned
 from dduomq.errors import (
+    DduomqError,
     InvalidConfig,
     InvalidPartitions,
     InvalidReplicaAssignment,
@@ -272,8 +273,16 @@ class Admin:
         ]
 
     async def describe(self, name: str) -> list[PartitionState]:
-        """The state of each partition, by number."""
-        return [await ask(mailbox, lambda reply: Describe(reply=reply)) for mailbox in self.route(name).partitions]
+        """The state of each partition, by number; of one that can't be asked, why."""
+        route = self.route(name)
+        return [
+            await _state(mailbox, record.leader_epoch)
+            for mailbox, record in zip(route.partitions, route.records, strict=True)
+        ]
+
+    async def describe_kept(self, name: str) -> dict[int, PartitionState]:
+        """The state of each replica that this node keeps, whoever leads."""
+        return {at: await _state(mailbox, -1) for at, mailbox in sorted(self.route(name).kept.items())}
 
     # --- records ------------------------------------------------------------------------------------
 
@@ -306,6 +315,8 @@ class Admin:
             if self._producer_ids:
                 break
             await self._take_producer_ids()
+        if not self._producer_ids:
+            raise MetadataConflict("other nodes give out producer ids all the time; try again")
         first, self._producer_ids = self._producer_ids[0], self._producer_ids[1:]
         return first, 0
 
@@ -376,6 +387,13 @@ class Admin:
         reply: Reply[None] = Reply()
         await self._router.put(AwaitTopic(name=name, version=version, reply=reply))
         await reply.wait()
+
+
+async def _state(mailbox: Mailbox, leader_epoch: int) -> PartitionState:
+    try:
+        return await ask(mailbox, lambda reply: Describe(reply=reply))
+    except DduomqError as error:
+        return PartitionState("unavailable", leader_epoch, None, error.message, is_idle=False)
 
 
 def _refuse_internal(name: str) -> None:

@@ -11,7 +11,7 @@
 | NextReads | listeners | ReadsFound | nothing | where there are records that a member may get |
 | Acquire | listeners | Acquired | nothing | a member gets records of those that were read, once that is stored |
 | Settle | listeners | Settled | nothing | a member has done, releases, rejects or keeps records |
-| ReleaseHeld | listeners | nothing | nothing | what a member has goes to others |
+| ReleaseHeld | listeners | nothing | nothing | what a member has of some partitions goes to others |
 | FitQueue | listeners | nothing | nothing | what the log has no more is done, or will be fresh |
 | LoseRecord | listeners | nothing | nothing | what can't be read is dead |
 | DescribeQueues | listeners | tuple of QueueState | nothing | a picture of a group's queues |

@@ -183,11 +183,16 @@ class Queues:
 
     def release(self, group: Group, member_id: str) -> None:
         """A member has gone: what it has goes to others."""
-        table, limit = self._table, group.settings.deliveries
-        for place, queue in group.queues.items():
-            change = queue.release(member_id, limit=limit, now=table.now(), wall_ms=table.wall_ms())
-            self._note(group, place, change)
+        self._release(group, member_id, tuple(group.queues))
         group.doubted.discard(member_id)
+
+    def _release(self, group: Group, member_id: str, places: Sequence[Place]) -> None:
+        table, limit = self._table, group.settings.deliveries
+        for place in places:
+            queue = group.queues.get(place)
+            if queue is not None:
+                change = queue.release(member_id, limit=limit, now=table.now(), wall_ms=table.wall_ms())
+                self._note(group, place, change)
 
     def keep(self, group: Group, member_id: str, held: Mapping[Place, Sequence[tuple[int, int]]]) -> None:
         """A member knows of these records only: others were given to it, but never came."""
@@ -199,7 +204,7 @@ class Queues:
     def release_held(self, message: ReleaseHeld) -> None:
         group = self._table.groups.get(message.group)
         if group is not None and self._table.log.is_loaded:
-            self.release(group, message.member_id)
+            self._release(group, message.member_id, message.places)
 
     def fit(self, message: FitQueue) -> None:
         group = self._table.groups.get(message.group)

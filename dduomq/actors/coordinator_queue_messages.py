@@ -71,10 +71,11 @@ class Settle(Message):
 
 @attrs.frozen(kw_only=True)
 class ReleaseHeld(Message):
-    """A member's connection is gone: what it has goes to others."""
+    """A member's way to these places is gone: what it has of them goes to others."""
 
     group: str
     member_id: str
+    places: tuple[Place, ...]
 
 
 @attrs.frozen(kw_only=True)

@@ -53,6 +53,12 @@ class Fetched(Message):
     plan: FetchPlan | None
     error: BaseException | None
 
+    def refuse(self, error: BaseException) -> None:
+        """Nobody reads it any more: the actor has ended."""
+        if self.plan is not None:
+            self.plan.close()
+        super().refuse(error)
+
 
 @attrs.frozen(kw_only=True)
 class Loaded(Message):

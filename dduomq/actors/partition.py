@@ -570,6 +570,8 @@ class PartitionActor(ReplicaPart, Actor):
         else:
             time_ms = log.max_timestamp()[0] if message.timestamp_ms == MAX_TIMESTAMP else message.timestamp_ms
             if time_ms < 0:
+                if self._replica is not None:
+                    self._check_known()
                 message.reply.set(OffsetAt(-1, -1, epoch))
                 return
             seek = log.seek_time(time_ms)
@@ -587,7 +589,13 @@ class PartitionActor(ReplicaPart, Actor):
             raise result
         assert message.reply is not None
         timestamp, offset = result if isinstance(result, tuple) else (-1, -1)
-        if offset >= upper:
+        if offset < 0 or offset >= upper:
+            if self._replica is not None:  # what older leaders have acked may lie there, and is not to be passed over
+                try:
+                    self._check_known()
+                except DduomqError as error:
+                    message.refuse(error)
+                    return
             timestamp, offset = -1, -1
         message.reply.set(OffsetAt(timestamp, offset, self._spec.leader_epoch))
 

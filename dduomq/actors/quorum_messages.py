@@ -11,21 +11,11 @@ from dduomq.cluster.quorum_state import QuorumState
 from dduomq.cluster.raft_ready import FOLLOWER, Standing
 from dduomq.cluster.wal import Recovered, Wal
 from dduomq.errors import DduomqError
+from dduomq.wire.cluster_errors import NotFormed as NotFormed
+from dduomq.wire.cluster_errors import QuorumOffline as QuorumOffline
 from dduomq.wire.raft_messages import Configuration, RaftMessage, Snapshot
 
 OPENING, WAITING, RUNNING, OFFLINE = "opening", "waiting", "running", "offline"
-
-
-class QuorumOffline(MetadataUnavailable):
-    """This node takes no part in the metadata's quorum, as its log can't be used; nothing was applied."""
-
-    code = 1165
-
-
-class NotFormed(MetadataUnavailable):
-    """The cluster has not formed yet; nothing was applied."""
-
-    code = 1166
 
 
 @attrs.frozen

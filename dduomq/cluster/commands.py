@@ -11,18 +11,13 @@ from typing import Any, TypeAlias
 import attrs
 import cbor2
 
-from dduomq.cluster.ports import Check, Del, MetadataUnavailable, Operation, Put
+from dduomq.cluster.ports import Check, Del, Operation, Put
 from dduomq.errors import UnsupportedVersion
+from dduomq.wire.cluster_errors import ClientReplaced as ClientReplaced
 
 VERSION = 1
 _NEW_CLIENT, _TRANSACT, _BEGIN_SESSION, _END_SESSION, _EXPIRE_SESSION = 1, 2, 3, 4, 5
 _PUT, _DEL, _CHECK = 1, 2, 3
-
-
-class ClientReplaced(MetadataUnavailable):
-    """The metadata knows a newer client of this node; nothing was applied."""
-
-    code = 1164
 
 
 @attrs.frozen

@@ -105,37 +105,37 @@ async def gather(services: Services, context: Context, wish: Wish) -> list[Found
 async def ask_all(services: Services, context: Context, wish: Wish, watcher: Watcher) -> list[Found]:
     """Each part's plan or error. All are asked before the first is awaited."""
     replies: list[Reply[FetchPlan]] = []
-    for part in wish.parts:
-        reply: Reply[FetchPlan] = Reply()
-        replies.append(reply)
-        try:
-            services.gate.admit(context, Operation.READ, part.topic)
-            find = services.routes.anywhere if wish.is_anywhere else services.routes.partition
-            mailbox = find(part.topic, part.partition)
-        except DduomqError as error:
-            reply.fail(error)
-            continue
-        message = Fetch(
-            offset=part.offset,
-            max_bytes=max(0, min(part.max_bytes, wish.max_bytes, FETCH_BYTES_MAX)),
-            isolation=wish.isolation,
-            leader_epoch=part.leader_epoch,
-            watcher=watcher,
-            last_fetched_epoch=part.last_fetched_epoch,
-            min_bytes=wish.min_bytes,
-            reply=reply,
-        )
-        await mailbox.put(message)
     found: list[Found] = []
     try:
+        for part in wish.parts:
+            reply: Reply[FetchPlan] = Reply()
+            replies.append(reply)
+            try:
+                services.gate.admit(context, Operation.READ, part.topic)
+                find = services.routes.anywhere if wish.is_anywhere else services.routes.partition
+                mailbox = find(part.topic, part.partition)
+            except DduomqError as error:
+                reply.fail(error)
+                continue
+            message = Fetch(
+                offset=part.offset,
+                max_bytes=max(0, min(part.max_bytes, wish.max_bytes, FETCH_BYTES_MAX)),
+                isolation=wish.isolation,
+                leader_epoch=part.leader_epoch,
+                watcher=watcher,
+                last_fetched_epoch=part.last_fetched_epoch,
+                min_bytes=wish.min_bytes,
+                reply=reply,
+            )
+            await mailbox.put(message)
         for reply in replies:
             try:
                 found.append(await reply.wait())
             except DduomqError as error:
                 found.append(error)
-    except trio.Cancelled:
+    except BaseException:
         _close_all(found)
-        for reply in replies[len(found) + 1 :]:
+        for reply in replies[len(found) :]:
             reply.abandon()
         raise
     return found

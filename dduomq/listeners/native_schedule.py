@@ -34,9 +34,8 @@ async def _add(services: Services, context: Context, body: wire.AddSchedule) -> 
     if size > most:
         raise MessageTooLarge(f"the message takes up to {size} bytes, {most} is the most for one that recurs")
     if body.replace:
-        for one in await _find(services):
-            if one.schedule.name == body.name:
-                services.gate.admit(context, Operation.ALTER, one.target.topic)
+        for one in await _named(services, body.name):
+            services.gate.admit(context, Operation.ALTER, one.target.topic)
     target = Target(body.topic, route.record.topic_id, body.partition)
     message = Parked(
         schedule.due(now_ms), NEW, -1, target, NO_ORIGIN, body.key, body.value, headers, schedule.encode()
@@ -56,6 +55,15 @@ async def _find(services: Services) -> list[Scheduled]:
     return sorted(found, key=lambda one: one.schedule.name)
 
 
+async def _named(services: Services, name: str) -> list[Scheduled]:
+    """The one of that name, or none: only its own wheel is asked, so that it can be found while others are away."""
+    if not services.delays.wheels:
+        return []
+    mailbox = await services.delays.schedule_wheel(name)
+    found: tuple[Scheduled, ...] = await ask(mailbox, lambda reply: ListSchedules(reply=reply))
+    return [one for one in found if one.schedule.name == name]
+
+
 async def _list(services: Services, context: Context, _body: wire.ListSchedules) -> wire.SchedulesListed:
     services.gate.admit(context, Operation.DESCRIBE, "*")
     return wire.SchedulesListed(tuple(map(_listing, await _find(services))))
@@ -71,10 +79,9 @@ def _listing(one: Scheduled) -> wire.ScheduleListing:
 
 async def _admit(services: Services, context: Context, name: str, operation: Operation) -> None:
     """Whoever may do it to the topic may do it to the schedule. Raises `ScheduleNotFound`."""
-    for one in await _find(services):
-        if one.schedule.name == name:
-            services.gate.admit(context, operation, one.target.topic)
-            return
+    for one in await _named(services, name):
+        services.gate.admit(context, operation, one.target.topic)
+        return
     raise ScheduleNotFound(f"there is no schedule {name!r}")
 
 

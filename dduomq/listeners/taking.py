@@ -1,7 +1,8 @@
 """Taking records of queues: read what may be had, get what of it is to be ours, or wait until there is something.
 
-Always true: what is given out was acquired for the member first, and that is stored; nobody asks again and again:
-who finds nothing is woken by a partition's next append, by the coordinator, or by the end of his time.
+Always true: what is given out was acquired for the member first, and that is stored. Who finds nothing is woken by a
+partition's next append, by the coordinator, or by the end of his time; of partitions and coordinators on other nodes
+nobody wakes him, and he looks again after `door.LOOK_AGAIN_S`.
 """
 
 from collections.abc import Mapping, Sequence

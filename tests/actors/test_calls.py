@@ -103,7 +103,7 @@ TRAVELLERS = [
         Acquired({PLACE: (SPAN,)}, 30_000),
     ),
     (Settle(group="g", member_id="m", parts=((PLACE, (Ending(1, 4, ACCEPT),)),)), Settled({}, 30_000)),
-    (ReleaseHeld(group="g", member_id="m"), None),
+    (ReleaseHeld(group="g", member_id="m", places=(PLACE,)), None),
     (FitQueue(group="g", place=PLACE, read_at=3, start=2, end=9), None),
     (LoseRecord(group="g", place=PLACE, offset=3, reason="damaged"), None),
 ]

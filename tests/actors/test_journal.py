@@ -5,8 +5,8 @@ import trio
 
 from dduomq.actors import journal
 from dduomq.actors.actor import Mailbox
-from dduomq.actors.journal import Journal, JournalWorld, Stored
-from dduomq.actors.partition_messages import Acked, Append
+from dduomq.actors.journal import Fetched, Journal, JournalWorld, Stored
+from dduomq.actors.partition_messages import Acked, Append, FetchPlan
 from dduomq.errors import CoordinatorNotAvailable, DduomqError, DiskFull
 from dduomq.testing.clock import SimClock
 
@@ -99,3 +99,18 @@ async def test_an_append_from_before_a_new_reading_tells_nobody(monkeypatch):
     assert others == []
     await partition.run()
     assert partition.results[1].base_offset == 10
+
+
+def test_what_was_read_for_an_actor_that_has_ended_is_closed():
+    """Its mailbox refuses all that comes; the file would stay open for ever."""
+
+    class Lease:
+        is_closed = False
+
+        def close(self):
+            self.is_closed = True
+
+    lease, owner = Lease(), Mailbox("owner")
+    owner.close()
+    owner.post(Fetched(serial=1, plan=FetchPlan(lease, 0, 9, 9, 9, 0), error=None))
+    assert lease.is_closed

@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from dduomq.actors.coordinator_queue_messages import ReleaseHeld
 from dduomq.errors import (
     CoordinatorLoading,
     FencedMemberEpoch,
@@ -181,3 +182,17 @@ async def test_what_a_member_does_not_know_goes_back(autojump_clock):
         await one.ask(QueueHeartbeat("g", "m", 1, held=held), QueueHeartbeatAnswer)
         assert (await two.take()).parts[0].spans == ((0, 1, 1), (4, 6, 1), (8, 9, 1))
         assert await one.settle(RecordEnding(2, 3, ACCEPT), RecordEnding(7, 7, ACCEPT)) == 0
+
+
+async def test_what_is_released_by_one_way_is_kept_by_the_other(autojump_clock):
+    """A member has a way to each node whose partitions it reads: the end of one says nothing of the others."""
+    async with running() as machine, machine.node() as node, machine.client() as mq:
+        await topic(mq, partitions=2)
+        one, two = await Hand(mq).join(), await Hand(mq, "n").join()
+        for partition in (0, 1):
+            assert (await one.take(partition=partition)).parts[0].spans == ((0, 9, 1),)
+        mailbox = await node.services.groups.anywhere("g")
+        await mailbox.put(ReleaseHeld(group="g", member_id="m", places=((one.topic_id, 0), (one.topic_id, 7))))
+        assert (await two.take(partition=0)).parts[0].spans == ((0, 9, 2),)
+        assert (await two.take(partition=1)).parts == ()
+        assert await one.settle(RecordEnding(0, 9, ACCEPT), partition=1) == 0

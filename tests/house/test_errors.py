@@ -1,6 +1,8 @@
 """Every error has a number of its own, so that it survives the wire."""
 
 import ast
+import subprocess
+import sys
 
 from house_source import modules
 
@@ -60,3 +62,33 @@ def test_codes_turn_back_into_errors() -> None:
         if cls.code > 0 and cls.__module__ == "dduomq.errors" and cls.__name__ != "WireError":
             assert type(from_code(cls.code, "why")) is cls
     assert isinstance(from_code(31_337), UnknownServerError)
+
+
+# What no native client is ever told: words of Kafka's protocol alone, and between nodes.
+NOT_FOR_CLIENTS = {
+    "InvalidShareSessionEpoch", "NotAReplica", "ShareSessionNotFound", "TooManyShareSessions", "UnknownTopicId",
+}  # fmt: skip
+
+
+def _may_be_tried_again(name: str, classes: dict[str, ast.ClassDef]) -> bool:
+    """Its own word on that, or that of the nearest class it descends from."""
+    node = classes.get(name)
+    if node is None:
+        return False
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "retriable":
+            return bool(ast.literal_eval(statement.value))
+    return any(_may_be_tried_again(ast.unparse(base).split(".")[-1], classes) for base in node.bases)
+
+
+def test_clients_know_all_errors_after_which_they_are_to_try_again() -> None:
+    """A client has imported no part of the broker: a number it does not know is the end of its patience."""
+    classes = _error_classes()
+    codes = {_code(node) for name, node in classes.items() if _may_be_tried_again(name, classes)}
+    codes -= {_code(classes[name]) for name in NOT_FOR_CLIENTS}
+    text = (
+        "import dduomq.client.client; from dduomq.errors import from_code; "
+        f"print([code for code in {sorted(code for code in codes if code)} if not from_code(code).retriable])"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"

@@ -128,8 +128,10 @@ async def test_a_new_leader_does_not_know_the_end_until_its_followers_have_asked
         state = await cluster.nodes[2].describe()
         assert state.log.log_end_offset == 2
         assert not state.is_idle
-        with pytest.raises(LeaderNotAvailable, match="waits for its followers"):
-            await cluster.offset(2)
+        for timestamp_ms in (-1, 2**50):  # the end; the first record that is as late as that: there may be one
+            with pytest.raises(LeaderNotAvailable, match="waits for its followers"):
+                await cluster.offset(2, timestamp_ms)
+        assert (await cluster.offset(2, 0)).offset == 0
         plan = await cluster.read(2)
         plan.close()
         assert (plan.next_offset, plan.high_watermark) == (1, 1)
@@ -140,3 +142,4 @@ async def test_a_new_leader_does_not_know_the_end_until_its_followers_have_asked
 
         await cluster.until(is_known)
         assert (await cluster.offset(2)).offset == 2
+        assert (await cluster.offset(2, 2**50)).offset == -1

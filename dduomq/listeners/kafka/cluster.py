@@ -1,7 +1,7 @@
 """The node itself in Kafka's words: ApiVersions, FindCoordinator, DescribeCluster, DescribeLogDirs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from dduomq.actors.partition_messages import PartitionState
 from dduomq.errors import CoordinatorNotAvailable, DduomqError, InvalidRequest
@@ -11,6 +11,7 @@ from dduomq.listeners.kafka.codes import INVALID_REQUEST, KAFKA_STORAGE_ERROR, U
 from dduomq.wire.kafka.registry import APIS
 
 GROUP = 0
+OFFLINE = "offline"
 CLIENT_NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])?")
 BROKERS, CONTROLLERS = 1, 2  # the kinds of endpoint that DescribeCluster is asked for
 MISMATCHED_ENDPOINT_TYPE, UNSUPPORTED_ENDPOINT_TYPE = 114, 115
@@ -77,27 +78,30 @@ async def describe_cluster(asking: Asking) -> Body:
 
 
 async def describe_log_dirs(asking: Asking) -> Body:
-    """How large each partition is on disk."""
+    """How large each replica is on this node's disk."""
     services, wanted = asking.services, asking.body["topics"]
     asked = dict.fromkeys(services.routes.table) if wanted is None else {
         topic["topic"]: set(topic["partitions"]) for topic in wanted
     }  # fmt: skip
     topics: list[Body] = []
+    is_offline = False
     for name, partitions in asked.items():
         try:
             services.gate.admit(asking.context, Operation.DESCRIBE, name)
-            states = await services.admin.describe(name)
+            states = await services.admin.describe_kept(name)
         except DduomqError:
             continue  # as Kafka does: what is not here has no place on the disk
-        topics.append({"name": name, "partitions": _sizes(states, partitions)})
-    is_offline = any(part["partition_size"] < 0 for topic in topics for part in topic["partitions"])
+        is_offline = is_offline or any(state.state == OFFLINE for state in states.values())
+        sizes = _sizes(states, partitions)
+        if sizes:
+            topics.append({"name": name, "partitions": sizes})
     result = {
         "error_code": KAFKA_STORAGE_ERROR if is_offline else 0, "log_dir": services.data_directory, "topics": topics
     }  # fmt: skip
     return {"error_code": 0, "results": [result]}
 
 
-def _sizes(states: Iterable[PartitionState], wanted: set[int] | None) -> list[Body]:
+def _sizes(states: Mapping[int, PartitionState], wanted: set[int] | None) -> list[Body]:
     return [
         {
             "partition_index": at,
@@ -105,6 +109,6 @@ def _sizes(states: Iterable[PartitionState], wanted: set[int] | None) -> list[Bo
             "offset_lag": 0,
             "is_future_key": False,
         }
-        for at, state in enumerate(states)
+        for at, state in states.items()
         if wanted is None or at in wanted
     ]

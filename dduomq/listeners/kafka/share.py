@@ -27,6 +27,7 @@ from dduomq.listeners.kafka.codes import NOT_LEADER_OR_FOLLOWER, UNKNOWN_SERVER_
 from dduomq.listeners.kafka.groups import coordinator
 from dduomq.listeners.kafka.share_sessions import CLOSE, OPEN, InvalidShareSessionEpoch, ShareSession
 from dduomq.listeners.taking import Spot, Taken, TakeWish, take
+from dduomq.wire.cluster_errors import PeerUnavailable
 
 WHOLE_BATCHES = 0  # the way of acquiring by which batches are not cut
 UNKNOWN = ""  # no topic has this name
@@ -246,7 +247,7 @@ def _fetch_code(error: DduomqError) -> int:
     """What is wrong with a partition, in a word that clients of this API know."""
     if isinstance(error, UnknownTopicOrPartition):
         return UnknownTopicId.code
-    if isinstance(error, LeaderNotAvailable):
+    if isinstance(error, LeaderNotAvailable | PeerUnavailable):
         return NOT_LEADER_OR_FOLLOWER
     code = code_of(error)
     return code if code in FETCH_CODES else UNKNOWN_SERVER_ERROR

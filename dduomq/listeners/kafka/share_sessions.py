@@ -1,7 +1,8 @@
 """Share sessions (KIP-932): which partitions a member fetches from, so that it need not say so each time.
 
-Always true: a member has one session, which belongs to one connection; when that ends, or the session is begun anew,
-here or elsewhere, or closed, what its member has goes to others; a request of a session counts once, by its epoch.
+Always true: a member has one session with a node, which belongs to one connection; when that ends, or the session is
+begun anew, here or elsewhere, or closed, what its member has of the session's partitions goes to others, and what it
+has by its sessions with other nodes does not; a request of a session counts once, by its epoch.
 """
 
 from collections.abc import Iterable
@@ -65,7 +66,7 @@ class ShareSession:
         return spots
 
     def released(self) -> ReleaseHeld:
-        return ReleaseHeld(group=self.group, member_id=self.member_id)
+        return ReleaseHeld(group=self.group, member_id=self.member_id, places=tuple(self.spots))
 
 
 class ShareSessions:

@@ -90,10 +90,12 @@ def _partitions(services: Services, route: TopicRoute) -> list[Body]:
 
 
 def _partition(record: PartitionRecord, alive: set[int]) -> Body:
+    """A leader that is not there is none: clients are told only of nodes that they are told how to reach."""
+    leader = record.leader if record.leader in alive else NO_LEADER
     return {
-        "error_code": LeaderNotAvailable.code if record.leader == NO_LEADER else 0,
+        "error_code": LeaderNotAvailable.code if leader == NO_LEADER else 0,
         "partition_index": record.partition,
-        "leader_id": record.leader,
+        "leader_id": leader,
         "leader_epoch": record.leader_epoch,
         "replica_nodes": list(record.replicas),
         "isr_nodes": list(record.isr),
