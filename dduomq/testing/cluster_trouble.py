@@ -76,7 +76,7 @@ class Trouble:
                 kind = self._rng.random()
                 if kind < 0.2:
                     self._trifle(nursery)
-                elif kind < 0.23 and not self._troubled:
+                elif kind < 0.26 and not self._troubled:
                     await self._blackout()
                 elif len(self._troubled) < self._capacity:
                     well = [host for host in self._hosts if host.node_id not in self._troubled]
@@ -157,6 +157,8 @@ class Trouble:
         self._count(BLACKOUT)
         for host in self._hosts:
             self._troubled[host.node_id] = None
+            host.platter.faults = Faults(slowness=self._rng.choice((1.0, 50.0)))  # much is on its way to the disk
+        await trio.sleep(self._rng.uniform(0.0, 0.3))
         async with trio.open_nursery() as nursery:
             for host in self._hosts:
                 nursery.start_soon(host.end, POWER)
