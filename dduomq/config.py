@@ -142,7 +142,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "replica.lag.max.ms",
-        _integer(1_000, 2**31),
+        _integer(2 * limits.REPLICA_FETCH_WAIT_MS, 2**31),
         str(limits.REPLICA_LAG_MAX_MS),
         "a replica that is behind for so long is in sync no more",
     ),

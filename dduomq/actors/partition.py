@@ -645,7 +645,7 @@ class PartitionActor(ReplicaPart, Actor):
             offset = log.high_watermark if message.offset == -1 else message.offset
             self._remove(log.delete_records(offset), message)
 
-    def _remove(self, removal: Any, message: Purge | None, then: Callable[[], None] | None = None) -> None:
+    def _remove(self, removal: Any, message: Purge | None, then: Callable[[], None] = lambda: None) -> None:
         log = self._log
         assert log is not None
 
@@ -658,8 +658,7 @@ class PartitionActor(ReplicaPart, Actor):
                 raise result
             elif message is not None:
                 self._purged(message, log.log_start_offset if removal is None else removal.log_start_offset)
-            if then is not None:
-                then()
+            then()
 
         if removal is None:
             done(None)

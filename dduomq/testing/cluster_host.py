@@ -12,6 +12,7 @@ import attrs
 import structlog
 import trio
 
+from dduomq import limits
 from dduomq.builder import Node
 from dduomq.cluster.ports import MetadataStore
 from dduomq.config import Config, from_values
@@ -31,6 +32,7 @@ STOP, KILL, POWER = "stop", "kill", "power loss"
 SECRET = "of the simulation"
 CLUSTER_ID = "0123456789abcdef0123456789abcdef"
 AGAIN_S = 0.2
+LAG_MAX_MS = 2 * limits.REPLICA_FETCH_WAIT_MS + 500
 HEAL_S = 300.0
 
 
@@ -100,6 +102,7 @@ def settings_of(node_id: int, nodes: int) -> dict[str, str]:
         "topic.index.interval.bytes": "256",
         "topic.flush.ms": "200",
         "retention.check.interval.ms": "1000",
+        "replica.lag.max.ms": str(LAG_MAX_MS),
     }
     if nodes > 1:
         values["peers"] = ",".join(f"{other}@{name_of(other)}:{PORT}" for other in range(1, nodes + 1))

@@ -21,7 +21,7 @@ from dduomq.testing.store import MemoryEngine
 
 PAUSE_S = (0.1, 1.5)
 DOWN_MAX_S = 4.0  # much longer than a session
-CUT_MAX_S = 5.0
+CUT_MAX_S = (3.0, 3.0, 12.0)  # the longest: replicas that do not hear each other leave the in-sync set
 SICK_MAX_S = 1.0
 AMBUSH = 0.5
 CATCHING_UP_S = 0.05
@@ -76,7 +76,7 @@ class Trouble:
                 kind = self._rng.random()
                 if kind < 0.2:
                     self._trifle(nursery)
-                elif kind < 0.23 and not self._troubled:
+                elif kind < 0.26 and not self._troubled:
                     await self._blackout()
                 elif len(self._troubled) < self._capacity:
                     well = [host for host in self._hosts if host.node_id not in self._troubled]
@@ -105,7 +105,7 @@ class Trouble:
         assert self._engine is not None
         self._count(OUTAGE)
         self._engine.stop()
-        await trio.sleep(self._rng.uniform(0.1, CUT_MAX_S))
+        await trio.sleep(self._rng.uniform(0.1, max(CUT_MAX_S)))
         self._engine.start()
 
     async def _befall(self, host: ClusterHost) -> None:
@@ -157,6 +157,8 @@ class Trouble:
         self._count(BLACKOUT)
         for host in self._hosts:
             self._troubled[host.node_id] = None
+            host.platter.faults = Faults(slowness=self._rng.choice((1.0, 50.0)))  # much is on its way to the disk
+        await trio.sleep(self._rng.uniform(0.0, 0.3))
         async with trio.open_nursery() as nursery:
             for host in self._hosts:
                 nursery.start_soon(host.end, POWER)
@@ -186,7 +188,7 @@ class Trouble:
         for other in others:
             way = (host.name, other) if outward else (other, host.name)
             self._network.cut(*way, both=kind != ONE_WAY)
-        await trio.sleep(self._rng.uniform(0.1, CUT_MAX_S))
+        await trio.sleep(self._rng.uniform(0.1, self._rng.choice(CUT_MAX_S)))
         self._trace("mended", host.name)
         if engine is not None:
             engine.resume(host.node_id)

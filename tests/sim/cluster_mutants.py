@@ -65,7 +65,7 @@ def _in_the_same_epoch(before, after):
     return attrs.evolve(_stamped(before, after), leader_epoch=before.leader_epoch)
 
 
-def _whoever_asks(self, _high_watermark):
+def _whoever_asks(self, *_needed):
     return tuple(node for node, held in self.followers.items() if node not in self.isr and held.position != UNKNOWN)
 
 
