@@ -414,7 +414,9 @@ class ReplicaPart(FollowerPart):
         if replica is None:
             return True
         leadership = replica.leadership
-        return leadership is not None and log is not None and leadership.is_known(log.high_watermark)
+        if leadership is None or log is None or not leadership.is_known(log.high_watermark):
+            return False
+        return log.high_watermark >= log.log_end_offset  # an append that was given up in doubt may count yet
 
 
 def _wake(replica: Replica) -> None:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from dduomq.delay.handover import Origin
 from dduomq.delay.records import Pair, Target
 from dduomq.limits import DELAY_PRODUCERS_MAX, DELAY_REMEMBERED_MAX, PRODUCER_BATCHES_REMEMBERED
+from dduomq.wire.batch import SEQUENCE_MAX
 
 Pairs: TypeAlias = "array[int]"  # due and number in turn
 OPEN_MAX = 100_000  # batches between their parking and the storing of what is left of them
@@ -32,6 +33,19 @@ class Recent:
             if known == origin:
                 return list(zip(pairs[::2], pairs[1::2], strict=True))
         return None
+
+    def is_past(self, target: Target, origin: Origin) -> bool:
+        """Whether the producer has long sent other batches behind it: it was held up on its way, and may have been
+        parked before those that are remembered.
+        """
+        batches = self._batches.get((target, origin[0]))
+        if not batches:
+            return False
+        (_, epoch, oldest), newest = batches[0][0], batches[-1][0][1]
+        if origin[1] != newest:
+            return origin[1] < newest
+        is_full = len(batches) >= PRODUCER_BATCHES_REMEMBERED
+        return is_full and epoch == newest and (origin[2] - oldest) & SEQUENCE_MAX > SEQUENCE_MAX // 2
 
     def add(self, target: Target, origin: Origin, pairs: Iterable[Pair]) -> None:
         """More messages of a producer's batch; those of a batch come one after another."""

@@ -22,7 +22,7 @@ from dduomq.delay.recent import Recent
 from dduomq.delay.records import NO_ORIGIN, Fired, Pair, Parked, Target
 from dduomq.delay.schedule import Schedule, decode
 from dduomq.delay.timeline import FIELDS, NUMBER, OFFSET, Entry, Timeline
-from dduomq.errors import InvalidRecord, TooManyDelayed
+from dduomq.errors import InvalidRecord, OutOfOrderSequence, TooManyDelayed
 from dduomq.limits import DELAY_ROUND_MESSAGES_MAX, DELAYED_PER_WHEEL_MAX
 from dduomq.wire.batch import SEQUENCE_MAX
 
@@ -139,7 +139,7 @@ class Wheel:
     def known(self, messages: Sequence[Parked]) -> list[Pair] | None:
         """The messages of a batch that has been parked before, none of one handed over; None if it has new ones.
 
-        Raises `InvalidRecord`.
+        Raises `InvalidRecord`; `OutOfOrderSequence` for one that may have been parked so long ago that nobody knows.
         """
         target, origin = messages[0].target, messages[0].origin
         if is_handed_over(origin):
@@ -147,6 +147,8 @@ class Wheel:
         found = self.recent.find(target, origin)
         if found is not None and len(found) != len(messages):
             raise InvalidRecord("another batch of this producer had the same sequence")
+        if found is None and origin != NO_ORIGIN and self.recent.is_past(target, origin):
+            raise OutOfOrderSequence("this producer has long sent other messages behind this one")
         return found
 
     def not_handed(self, messages: Sequence[Parked]) -> tuple[Parked, ...]:

@@ -24,6 +24,7 @@ DOWN_MAX_S = 4.0  # much longer than a session
 CUT_MAX_S = 5.0
 SICK_MAX_S = 1.0
 AMBUSH = 0.5
+CATCHING_UP_S = 0.05
 CLOCK_JUMP_MAX_MS = 30 * 60_000
 BLACKOUT = "blackout"
 CUT_OFF, ONE_WAY, CUT_PAIR = "cut off", "cut one way", "two cut from each other"
@@ -193,6 +194,9 @@ class Trouble:
         if well and self._rng.random() < AMBUSH:  # before those that were cut off have caught up
             victim = self._rng.choice(well)
             self._troubled[victim.node_id] = None
+            if self._rng.random() < 0.5:
+                self._mend(host, others)
+                await trio.sleep(self._rng.uniform(0.0, CATCHING_UP_S))
             await self._down(victim, lambda: self._mend(host, others))
             del self._troubled[victim.node_id]
         else:

@@ -115,7 +115,7 @@ async def test_questions_and_answers_of_any_size(autojump_clock, seed):
             for size in (0, 1, 6 * MIB, 65_536, 200_000, 17):
                 nursery.start_soon(ask, size)
         assert len(done) == 6
-        assert done[-1] in {0, 6 * MIB}
+        assert done[0] != 0, "what takes longer holds up nobody"
         facts, _ = await link.request(AskFacts(), timeout_s=1)
         assert facts == PeerFacts("", (), (1, 2, 3))
 
