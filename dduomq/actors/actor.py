@@ -250,9 +250,13 @@ class Mailbox:
 
 
 class Actor:
-    """One task that owns its state. Subclasses fill in `HANDLERS` and the methods it names."""
+    """One task that owns its state. Subclasses fill in `HANDLERS` and the methods it names.
+
+    `CAN_RESTART`: its state can be made again from what lasts; else its crash is the end of the node.
+    """
 
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {}
+    CAN_RESTART: ClassVar[bool] = True
     __slots__ = ("mailbox", "stopped")
 
     def __init__(self, mailbox: Mailbox) -> None:

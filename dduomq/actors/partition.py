@@ -564,14 +564,12 @@ class PartitionActor(ReplicaPart, Actor):
         if message.timestamp_ms == EARLIEST:
             message.reply.set(OffsetAt(-1, log.log_start_offset, epoch))
         elif message.timestamp_ms == LATEST:
-            if self._replica is not None:
-                self._check_known()
+            self._check_known()
             message.reply.set(OffsetAt(-1, upper, epoch))
         else:
             time_ms = log.max_timestamp()[0] if message.timestamp_ms == MAX_TIMESTAMP else message.timestamp_ms
             if time_ms < 0:
-                if self._replica is not None:
-                    self._check_known()
+                self._check_known()
                 message.reply.set(OffsetAt(-1, -1, epoch))
                 return
             seek = log.seek_time(time_ms)
@@ -590,12 +588,7 @@ class PartitionActor(ReplicaPart, Actor):
         assert message.reply is not None
         timestamp, offset = result if isinstance(result, tuple) else (-1, -1)
         if offset < 0 or offset >= upper:
-            if self._replica is not None:  # what older leaders have acked may lie there, and is not to be passed over
-                try:
-                    self._check_known()
-                except DduomqError as error:
-                    message.refuse(error)
-                    return
+            self._check_known()  # what older leaders have acked may lie there, and is not to be passed over
             timestamp, offset = -1, -1
         message.reply.set(OffsetAt(timestamp, offset, self._spec.leader_epoch))
 

@@ -197,6 +197,8 @@ class ReplicaPart(FollowerPart):
 
     def _check_known(self) -> None:
         """Raises while older leaders may have acked what does not count here yet."""
+        if self._replica is None:
+            return
         leadership = self._check_leads()
         if self._log is not None and not leadership.is_known(self._log.high_watermark):
             raise LeaderNotAvailable(f"{self.mailbox.name} has a new leader, which waits for its followers; try again")

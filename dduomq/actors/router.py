@@ -121,6 +121,7 @@ class RouterActor(Actor):
         "_awaiting", "_changed", "_closing", "_deferred", "_disk", "_doors", "_going", "_has_opened", "_held",
         "_leaving", "_local", "_opening", "_routes", "_setup", "_told", "_versions", "_waiting_open",
     )  # fmt: skip
+    CAN_RESTART: ClassVar[bool] = False  # it knows what runs: a successor would open logs that are open already
     HANDLERS: ClassVar[Mapping[type[Message], str]] = {
         TopicsSeen: "_on_topics_seen",
         TopicSeen: "_on_topic_seen",

@@ -1,7 +1,8 @@
 """Who watches the actors: crash, back-off, restart, and the end of patience.
 
 Always true: a crashed actor's parked requests are answered, and what it had in flight has ended, before its
-successor starts; the mailbox stays the same, so nobody needs a new address. After `RESTARTS_MAX` crashes
+successor starts; the mailbox stays the same, so nobody needs a new address. An actor that can't be restarted ends the
+node. After `RESTARTS_MAX` crashes
 within `RESTART_WINDOW_MS` the supervisor gives up and the node stops with the reason.
 
 `RANKS` is the one table against waiting in a circle: a blocking `put` goes only from a lower number to a
@@ -33,6 +34,12 @@ class TooManyCrashes(DduomqError):
     """An actor crashed again and again; the node stops rather than go on guessing."""
 
     code = 1105
+
+
+class CannotRestart(DduomqError):
+    """An actor crashed whose state nobody else has; the node stops, and reads it anew when it starts."""
+
+    code = 1107
 
 
 @attrs.frozen
@@ -71,6 +78,9 @@ class Supervisor:
                     actor.on_crash(error)
                     with trio.CancelScope(shield=True):
                         await actor.quiesce()
+                    if not actor.CAN_RESTART:
+                        self._log.error("actor_crashed", actor=mailbox.name, exc_info=error)
+                        raise CannotRestart(f"{mailbox.name} crashed: {type(error).__name__}: {error}") from error
                     pause_ms = watch.crashed(error, trio.current_time())
                     self._log.error("actor_crashed", actor=mailbox.name, pause_ms=pause_ms, exc_info=error)
                     await trio.sleep(pause_ms / 1000)

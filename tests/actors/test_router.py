@@ -99,6 +99,7 @@ class Host:
 
 @pytest.fixture
 async def host(autojump_clock, nursery):
+    autojump_clock.autojump_threshold = 0
     return await Host(nursery).start()
 
 

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from dduomq.actors.actor import Actor, Mailbox, Message, ask
-from dduomq.actors.supervisor import Supervisor, TooManyCrashes
+from dduomq.actors.supervisor import CannotRestart, Supervisor, TooManyCrashes
 from dduomq.errors import DduomqError
 from dduomq.limits import RESTARTS_MAX
 from dduomq.observe import silent_log
@@ -91,3 +91,23 @@ async def test_the_status_tells_restarts_and_the_last_error(nursery, mailbox, au
     await trio.sleep(1)
     (status,) = supervisor.statuses()
     assert (status.name, status.restarts, status.last_error) == ("worker", 1, "ValueError: broken on purpose")
+
+
+async def test_the_crash_of_an_actor_that_can_not_be_restarted_is_the_end(mailbox, autojump_clock):
+    """What runs below it would be run twice by a successor that knows of nothing."""
+
+    class Only(Worker):
+        CAN_RESTART: ClassVar = False
+
+    async def run():
+        async with trio.open_nursery() as nursery:
+            Supervisor(nursery, silent_log()).start(mailbox, Only)
+            with pytest.raises(DduomqError):
+                await ask(mailbox, lambda reply: Work(breaks=True, reply=reply))
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await run()
+    assert [type(error) for error in caught.value.exceptions] == [CannotRestart]
+    assert len(Worker.born) == 1
+    assert Worker.born[0].events == ["ValueError", "quiet"]

@@ -82,6 +82,7 @@ class Cluster:
 
 @pytest.fixture
 async def cluster(autojump_clock, nursery):
+    autojump_clock.autojump_threshold = 0
     found = Cluster(nursery)
     await found.start(1, 2, 3)
     return found
@@ -151,7 +152,7 @@ async def test_a_node_that_loses_the_majority_while_it_starts_waits_for_it(clust
     for number in (1, 2, 3):
         await cluster.host(number).end(KILL)
     cluster.host(1).start()
-    await trio.sleep(30)
+    await trio.sleep(8)
     assert cluster.host(1).node is None
     await cluster.start(2)
     with trio.fail_after(60):
