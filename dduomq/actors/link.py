@@ -148,7 +148,7 @@ class Link:
         reply: Reply[tuple[Any, memoryview]] = Reply()
         connection.pending[number] = (type(body), reply)
         try:
-            header = peer.request_header(number, int(timeout_s * 1000), body)
+            header = peer.request_header(number, max(1, int(timeout_s * 1000)), body)
             if not connection.outgoing.put_request(join(header, payload)):
                 raise PeerNotReached(f"too much waits to be sent to node {self.node_id}")
             with trio.fail_after(timeout_s):

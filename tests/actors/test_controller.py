@@ -54,6 +54,7 @@ class World:
         registration = Registration(store, record, clock=self.clock, rng=Random(node_id), log=silent_log())
         await self.nursery.start(self._run, scope, store, registration)
         await registration.admitted()
+        await trio.sleep(0.1)  # the controller hears of what it has admitted no sooner than others
         return registration
 
     async def _run(self, scope, store, registration, task_status):
