@@ -87,7 +87,9 @@ CLUSTER_MUTANTS = {
     "a follower goes on wherever histories part": _from(5, (partition_following, "decide", _go_on_wherever_they_part)),
     "whoever lives may lead": _from(6, (control, "_lead", _lead_whoever_lives)),
     "a new leader leads in the old epoch": _from(1, (control, "_stamped", _in_the_same_epoch)),
-    "a new leader believes to know what counts": _from(4, (Leadership, "is_known", _always)),
+    "a new leader believes to know what counts": _from(
+        8, (ReplicaPart, "_is_settled", _always), (Leadership, "is_known", _always)
+    ),
     "coordinators answer before their replicas know": _from(6, (journal, "Append", partial(Append, acks=LEADER_ONLY))),
     "in-sync sets are written over whatever there is": _from(4, (isr, "_operations", _over_everything)),
 }
