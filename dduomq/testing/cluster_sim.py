@@ -39,6 +39,7 @@ SKEW_MAX_MS = 5 * 60_000
 OUTSIDE = 0.4  # share of the runs whose metadata are in an engine outside
 LOOK_S = 0.25
 SETTLE_S = 0.5
+SETTLE_MAX_S = 90.0
 VIRTUAL_TIME_MAX_S = 3_600.0
 
 
@@ -175,7 +176,7 @@ class ClusterSimulation:
     async def _settle(self, trouble: Trouble) -> None:
         """All replicas are in sync again, and equal."""
         found = "nothing was looked at"
-        with trio.move_on_after(HEAL_S):
+        with trio.move_on_after(SETTLE_MAX_S):
             while found:
                 found = differences(self.hosts, self.look.disks, _is_compacted, trouble.damaged)
                 await trio.sleep(SETTLE_S)
