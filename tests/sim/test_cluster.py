@@ -12,7 +12,7 @@ import pytest
 from dduomq.testing.cluster_sim import simulate_cluster
 from tests.sim.cluster_mutants import CLUSTER_MUTANTS
 
-SEEDS = 60
+SEEDS = 300
 GROUP = 5
 FAULTS = {
     "stop", "kill", "power loss", "blackout", "cut off", "cut one way", "two cut from each other", "broken connection",
