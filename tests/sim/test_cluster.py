@@ -17,7 +17,7 @@ GROUP = 5
 FAULTS = {
     "stop", "kill", "power loss", "blackout", "cut off", "cut one way", "two cut from each other", "broken connection",
     "clock jump", "metadata outage", "full disk", "failing sync", "slow disk", "flipped bit in a log",
-    "flipped bit in a hint", "new leader", "reassignment", "move given up", "preferred leaders", "drained node",
+    "flipped bit in a hint", "new leader", "reassignment", "preferred leaders", "drained node",
 }  # fmt: skip
 
 
