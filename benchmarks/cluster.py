@@ -22,6 +22,7 @@ BATCH = 1_000
 SENDERS = 4
 MIB = 1024 * 1024
 TIMEOUT_S = 600
+CATCH_UP_BYTES = 10_000_000  # a second, from each of three leaders
 
 
 @attrs.define
@@ -215,7 +216,7 @@ async def _move(results: Results, size: int) -> None:
                 await trio.sleep(10)
                 before, waits[:] = percentile(waits, 0.99), []
                 await trio.to_thread.run_sync(
-                    lambda: nodes.begin([4], "--set", "replication.catch.up.bytes.per.second=50000000")
+                    lambda: nodes.begin([4], "--set", f"replication.catch.up.bytes.per.second={CATCH_UP_BYTES}")
                 )
                 begun = time.perf_counter()
                 moves = await mq.admin.plan_moves()

@@ -28,7 +28,15 @@ from dduomq.errors import (
     from_code,
 )
 from dduomq.limits import CLIENT_NODES_MAX, CLIENT_TOPICS_MAX
-from dduomq.wire import native, native_delay, native_groups, native_letters, native_queue, native_schedule
+from dduomq.wire import (
+    native,
+    native_cluster,
+    native_delay,
+    native_groups,
+    native_letters,
+    native_queue,
+    native_schedule,
+)
 from dduomq.wire.cluster_errors import MetadataUnavailable, PeerNotReached, PeerUnavailable
 from dduomq.wire.native_routes import GROUP, FindCoordinator
 
@@ -114,6 +122,8 @@ IDEMPOTENT: Final = frozenset({
     native_groups.FetchCommitted, native_groups.ListGroups, native_groups.DescribeGroup, native_queue.DescribeQueue,
     native_queue.MoveQueue, native_delay.ListDelayed, native_schedule.ListSchedules, native_schedule.PauseSchedule,
     native_letters.ListLetters, FindCoordinator,
+    native_cluster.DescribeCluster, native_cluster.DescribePartitions, native_cluster.PlanMoves,
+    native_cluster.DrainNode,
 })  # fmt: skip
 # Those whose parts may belong to several nodes; what their answers have to say stands in one list in the same order.
 _DIVISIBLE: Mapping[type, str] = {native.ListOffsets: "queries", native.DeleteRecords: "parts"}
