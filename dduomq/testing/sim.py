@@ -27,7 +27,7 @@ from dduomq.testing.delayers import FAR_MS, Delayer, make_later
 from dduomq.testing.disk import Faults, Platter, SimDisk
 from dduomq.testing.network import SimNetwork
 from dduomq.testing.queue_workers import DELIVERIES, QueueWorker
-from dduomq.testing.workers import Watcher, Worker
+from dduomq.testing.workers import Straggler, Watcher, Worker
 from dduomq.testing.workload import PORT, Follower, Operator, Sender, World, persist
 
 LEVELS = ("fsync", "flushed", "pagecache")
@@ -247,6 +247,8 @@ class Simulation:
             for number in range(WORKERS):
                 clients.start_soon(Worker(self.world, f"w{number}", LEVELS[0]).run)
             clients.start_soon(Watcher(self.world).run)
+            if self.seed % 4 == 1:
+                clients.start_soon(Straggler(self.world, LEVELS[0]).run)
             for number in range(QUEUERS if self._has_queue else 0):
                 clients.start_soon(QueueWorker(self.world, f"q{number}", LEVELS[0]).run)
             clients.start_soon(self.operator.run)

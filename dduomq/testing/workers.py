@@ -17,6 +17,7 @@ from dduomq.client.group import Consumer
 from dduomq.errors import DduomqError
 from dduomq.testing.group_checker import Owned, Place
 from dduomq.testing.workload import PAUSE_S, World
+from dduomq.wire.native_groups import CommitOffsets, CommitPart
 
 GROUP = "workers"
 SESSION_S = 2.0
@@ -169,3 +170,25 @@ class Watcher:
             self._world.trace("committed", *place, offset)
             self._world.history.committed.append((place, offset))
         return offsets
+
+
+class Straggler:
+    """A word of a member that is long gone, which was held up on its way: it must be heard by nobody."""
+
+    def __init__(self, world: World, topic: str) -> None:
+        self._world = world
+        self._topic = topic
+
+    async def run(self) -> None:
+        while self._world.sending:
+            await trio.sleep(WATCH_S)
+            try:
+                with trio.move_on_after(1.0):
+                    await self._commit()
+            except DduomqError as error:
+                self._world.trace("straggler", error.code)
+
+    async def _commit(self) -> None:
+        parts = tuple(CommitPart(self._topic, at, 0) for at in range(self._world.partitions))
+        async with self._world.connect("straggler") as mq:
+            await mq._wire.ask(CommitOffsets(GROUP, "gone", 1, parts), 1_000)

@@ -96,6 +96,12 @@ BODIES = {
     },
     "DescribeCluster": {"include_cluster_authorized_operations": False},
     "DescribeProducers": {"topics": [{"name": "T", "partition_indexes": [0]}]},
+    "ElectLeaders": {"election_type": 0, "topic_partitions": None, "timeout_ms": 30_000},
+    "AlterPartitionReassignments": {
+        "topics": [{"name": "T", "partitions": [{"partition_index": 0, "replicas": [1]}]}],
+        "timeout_ms": 30_000,
+    },
+    "ListPartitionReassignments": {"topics": None, "timeout_ms": 30_000},
     "DescribeTopicPartitions": {"topics": [{"name": "T"}], "response_partition_limit": 10, "cursor": None},
 }
 REFUSED = {("Produce", version) for version in range(3)}

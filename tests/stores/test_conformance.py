@@ -3,7 +3,16 @@
 import pytest
 import trio
 
-from dduomq.cluster.ports import Changed, Check, Del, MetadataConflict, Put, Resync, SessionLost
+from dduomq.cluster.ports import (
+    Changed,
+    Check,
+    Del,
+    MetadataConflict,
+    MetadataUnavailable,
+    Put,
+    Resync,
+    SessionLost,
+)
 from dduomq.errors import UsageError
 from dduomq.limits import METADATA_WATCH_KEYS_MAX
 from tests.stores.nodes import stores
@@ -25,13 +34,22 @@ async def follow_on(store, prefix, changes, state, until):
     async for change in changes:
         if isinstance(change, Resync):
             state.clear()
-            state.update({item.key: item.value for item in await store.scan(prefix)})
+            state.update({item.key: item.value for item in await _scanned(store, prefix)})
         elif change.value is None:
             state.pop(change.key, None)
         else:
             state[change.key] = change.value
         if until(state):
             return
+
+
+async def _scanned(store, prefix):
+    """Everything, as soon as the engine can be reached."""
+    while True:
+        try:
+            return await store.scan(prefix)
+        except MetadataUnavailable:
+            await trio.sleep(0.1)
 
 
 async def eventually(get, wanted):
