@@ -91,8 +91,18 @@ def _check_change(before: PartitionRecord, after: PartitionRecord) -> None:
 # --- what lies on the disks ---------------------------------------------------------------------------
 
 
-def batches_of(data: bytes) -> Iterator[tuple[BatchHeader, bytes]]:
-    """The batches of a segment up to what is torn; damaged ones are left out."""
+def is_compacted(name: str) -> bool:
+    """A topic or its partition's directory. Its replicas may hold different records of a key, with gaps between."""
+    return name.startswith("__")
+
+
+def batches_of(data: bytes, expected: int | None = None) -> Iterator[tuple[BatchHeader, bytes]]:
+    """The batches of a segment up to what is torn; damaged ones are left out.
+
+    `expected`: the first one's offset, in a log without gaps. There a batch that is out of its place is damaged, too:
+    no CRC covers the offset.
+    """
+    has_gaps = expected is None
     position = 0
     while len(data) - position >= HEADER_BYTES:
         try:
@@ -101,8 +111,12 @@ def batches_of(data: bytes) -> Iterator[tuple[BatchHeader, bytes]]:
             return
         if position + header.size > len(data):
             return
-        if crc_of(memoryview(data), position, header.size) == header.crc:
+        is_whole = crc_of(memoryview(data), position, header.size) == header.crc
+        if is_whole and (expected is None or header.base_offset == expected):
             yield header, data[position : position + header.size]
+            expected = None if has_gaps else header.next_offset
+        else:
+            expected = None  # wherever the next one begins
         position += header.size
 
 
@@ -140,7 +154,9 @@ class Disks:
             key = (host.node_id, path)
             known = self._read.get(key)
             if known is None or known[0] != data:
-                known = self._read[key] = (data, {one.base_offset: (one, raw) for one, raw in batches_of(data)})
+                expected = None if is_compacted(directory) else int(path.split("/")[-1].removesuffix(LOG))
+                batches = batches_of(data, expected)
+                known = self._read[key] = (data, {one.base_offset: (one, raw) for one, raw in batches})
             found.setdefault(directory, {}).update(known[1])
         return found
 
@@ -148,7 +164,6 @@ class Disks:
 def differences(
     hosts: Sequence[ClusterHost],
     disks: Disks,
-    is_compacted: Callable[[str], bool],
     damaged: Mapping[tuple[int, str], Collection[int]],
 ) -> str:
     """C2 and C5, at the end: what is not yet well; "" when all is.

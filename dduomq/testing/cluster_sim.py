@@ -178,15 +178,10 @@ class ClusterSimulation:
         found = "nothing was looked at"
         with trio.move_on_after(SETTLE_MAX_S):
             while found:
-                found = differences(self.hosts, self.look.disks, _is_compacted, trouble.damaged)
+                found = differences(self.hosts, self.look.disks, trouble.damaged)
                 await trio.sleep(SETTLE_S)
         if found:
             raise ClusterViolation(found)
-
-
-def _is_compacted(topic: str) -> bool:
-    """Its replicas may hold different records of a key."""
-    return topic.startswith("__")
 
 
 def simulate_cluster(seed: int, nodes: int = 0) -> Outcome:

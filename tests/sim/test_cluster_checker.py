@@ -12,7 +12,7 @@ from dduomq.wire.batch import HEADER_BYTES
 from dduomq.wire.records import encode_one
 
 FIRST = PartitionRecord("t", "an id", 0, (1, 2, 3), 1, 0, (1, 2))
-LOG = "data/topics/t-0/00000000000000000000.log"
+LOG = "data/topics/t-0/{:020d}.log"
 
 
 def batch(offset, value=b"x", epoch=0):
@@ -23,15 +23,15 @@ def batch(offset, value=b"x", epoch=0):
     return bytes(data)
 
 
-def host(node_id, *batches, record=None):
-    """What the checker looks at of a machine."""
+def host(node_id, *batches, record=None, begins=0):
+    """What the checker looks at of a machine. `begins`: the offset in the segment's name."""
     inode = Inode()
     inode.content += b"".join(batches)
     table = {} if record is None else {"t": SimpleNamespace(records=(record,))}
     return SimpleNamespace(
         node_id=node_id,
         name=f"node-{node_id}",
-        platter=SimpleNamespace(files=SimpleNamespace(inodes={LOG: inode})),
+        platter=SimpleNamespace(files=SimpleNamespace(inodes={LOG.format(begins): inode})),
         node=SimpleNamespace(services=SimpleNamespace(routes=SimpleNamespace(table=table))),
     )
 
@@ -94,12 +94,22 @@ def test_two_batches_of_one_epoch_at_one_offset():
         disks.look(host(3, batch(0), batch(1, b"c")))
 
 
+@pytest.mark.parametrize("changed_to", [0, 3, 65])
+def test_a_batch_whose_offset_is_damaged_was_not_written_there(changed_to):
+    """No CRC covers it. Such a batch is neither the first one of its new place, nor another than was there."""
+    disks = Disks(lambda _directory: False)
+    disks.look(host(1, batch(0), batch(changed_to, b"b"), batch(2)))
+    for offset in (0, 1, 2, 3, 65):
+        disks.look(host(2, batch(offset), begins=offset))
+    assert disks.batches == 5
+
+
 def unlike(*hosts, damaged=()):
     record = attrs.evolve(FIRST, replicas=(1, 2), isr=(1, 2))
     for one in hosts:
         one.node.services.routes.table = {"t": SimpleNamespace(records=(record,))}
     spoilt = {(1, "t-0"): set(damaged)} if damaged else {}
-    return differences(hosts, Disks(lambda _directory: False), lambda _topic: False, spoilt)
+    return differences(hosts, Disks(lambda _directory: False), spoilt)
 
 
 def test_replicas_that_are_equal():
@@ -107,7 +117,7 @@ def test_replicas_that_are_equal():
 
 
 def test_a_replica_that_begins_later_is_equal_from_there():
-    assert unlike(host(1, batch(0), batch(1)), host(2, batch(1))) == ""
+    assert unlike(host(1, batch(0), batch(1)), host(2, batch(1), begins=1)) == ""
 
 
 @pytest.mark.parametrize(
@@ -136,10 +146,10 @@ def test_damage_that_lies_still_is_not_compared():
 )
 def test_what_is_not_well_yet(record, said):
     hosts = [host(at, record=record) for at in (1, 2, 3)]
-    assert said in differences(hosts, Disks(lambda _directory: False), lambda _topic: False, {})
+    assert said in differences(hosts, Disks(lambda _directory: False), {})
 
 
 def test_a_node_that_is_not_up():
     lost = host(1)
     lost.node = None
-    assert differences([lost], Disks(lambda _directory: False), lambda _topic: False, {}).startswith("C5")
+    assert differences([lost], Disks(lambda _directory: False), {}).startswith("C5")
