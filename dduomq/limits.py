@@ -155,6 +155,7 @@ REPLICA_FETCH_WAIT_MS_SHORT = 20  # of the last fetch that may be on its way: wh
 REPLICA_FETCHES_MAX = 8  # on their way from one node to one other
 REPLICA_FETCH_BYTES_MAX = 8 * MIB
 REPLICA_PART_BYTES_MAX = 1 * MIB
+REPLICA_PART_BYTES_MIN = 64 * KIB  # however slowly replicas may catch up
 REPLICA_BACKOFF_MS = 50
 REPLICA_BACKOFF_MS_MAX = 2_000
 REPLICA_REQUEST_TIMEOUT_MS = 10_000  # beyond the wait that was asked for

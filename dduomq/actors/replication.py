@@ -30,6 +30,7 @@ from dduomq.limits import (
     REPLICA_REQUEST_TIMEOUT_MS,
 )
 from dduomq.ports import Clock
+from dduomq.replica.catch_up import CatchUp
 from dduomq.wire.peer_replication import PeerFetch, PeerFetched, PeerFetchedPart, PeerFetchPart
 
 EXPECTED = (NotLeader, FencedLeaderEpoch, UnknownLeaderEpoch)  # while a leadership moves: nothing to tell anybody
@@ -47,6 +48,7 @@ class _Part:
     leader_mark: int = NOT_YET
     failures: int = 0
     log_start: int = 0
+    asked: int = 0  # bytes that it is to catch up by, on their way
 
     @property
     def key(self) -> int:
@@ -56,6 +58,11 @@ class _Part:
     def is_behind(self) -> bool:
         """Whether it lacks records that count: it is catching up."""
         return self.offset < self.leader_mark
+
+    @property
+    def is_abreast(self) -> bool:
+        """Whether it lacked nothing when it was last asked for."""
+        return self.leader_mark != NOT_YET and not self.is_behind
 
 
 @attrs.frozen
@@ -117,8 +124,7 @@ class ReplicationLink:
         self._in_flight = 0
         self._failures = 0
         self._down_until = 0.0
-        self._budget = 0.0
-        self._budget_at = 0.0
+        self._catch_up = CatchUp(world.catch_up_bytes_per_s)
         self._news = trio.Event()
 
     def add(self, following: Following) -> None:
@@ -176,21 +182,21 @@ class ReplicationLink:
         for key in [key for key, (until, _) in self._held.items() if until <= now]:
             _, part = self._held.pop(key)
             self._ready[key] = part
-        rate = self._world.catch_up_bytes_per_s
-        if rate is not None:
-            self._budget = min(self._budget + (now - self._budget_at) * rate, rate)
-            self._budget_at = now
-
-    def _may_catch_up(self) -> bool:
-        return self._world.catch_up_bytes_per_s is None or self._budget > 0
+        self._catch_up.pass_time(now)
 
     def _next_parts(self, now: float) -> list[_Part]:
         """Those whose turn it is; none while the other node can't be reached, or enough is under way."""
         if self._in_flight >= REPLICA_FETCHES_MAX or now < self._down_until:
             return []
-        may_catch_up = self._may_catch_up()
-        parts = [part for part in self._ready.values() if may_catch_up or not part.is_behind]
-        parts = parts[:PARTITIONS_PER_REQUEST_MAX]
+        parts: list[_Part] = []
+        for part in self._ready.values():
+            if len(parts) == PARTITIONS_PER_REQUEST_MAX:
+                break
+            if not part.is_behind or not self._catch_up.is_limited:
+                parts.append(part)
+            elif self._catch_up.may_ask:
+                part.asked = self._catch_up.asked()
+                parts.append(part)
         for part in parts:
             del self._ready[part.key]
         return parts
@@ -199,12 +205,12 @@ class ReplicationLink:
         until = [until for until, _ in self._held.values()]
         if self._ready and now < self._down_until:
             until.append(self._down_until)
-        rate = self._world.catch_up_bytes_per_s
-        if self._ready and rate is not None and self._budget <= 0:
-            until.append(now + 1 / 1000 - self._budget / rate)
+        if self._ready and not self._catch_up.may_ask:
+            until.append(now + self._catch_up.pause_s)
         return max(min(until, default=float("inf")) - now, 0)
 
     async def _fetch(self, parts: Sequence[_Part]) -> None:
+        piece_bytes = self._catch_up.piece_bytes
         wait_ms = REPLICA_FETCH_WAIT_MS_SHORT if self._in_flight >= REPLICA_FETCHES_MAX else REPLICA_FETCH_WAIT_MS
         body = PeerFetch(
             self._world.node_epoch(),
@@ -213,7 +219,7 @@ class ReplicationLink:
             tuple(
                 PeerFetchPart(
                     part.following.topic_id, part.following.partition, part.following.leader_epoch, part.offset,
-                    part.last_epoch, REPLICA_PART_BYTES_MAX, part.log_start,
+                    part.last_epoch, REPLICA_PART_BYTES_MAX if part.is_abreast else piece_bytes, part.log_start,
                 )
                 for part in parts
             ),
@@ -230,6 +236,9 @@ class ReplicationLink:
             for part, item, piece in zip(parts, answer.parts, pieces, strict=True):
                 self._take(part, item, piece)
         finally:
+            for part in parts:
+                self._catch_up.answered(part.asked, 0)
+                part.asked = 0
             self._in_flight -= 1
             self._news.set()
 
@@ -252,7 +261,8 @@ class ReplicationLink:
             return
         part.leader_mark = item.high_watermark
         if part.is_behind:
-            self._budget -= len(piece)
+            self._catch_up.answered(part.asked, len(piece))
+            part.asked = 0
         marks = (item.high_watermark, item.log_start_offset)
         is_inside = item.log_start_offset <= part.offset <= item.log_end_offset
         if not len(piece) and item.diverging_epoch < 0 and is_inside and marks == part.marks:
