@@ -18,16 +18,27 @@ ALL_IN_SYNC, LEADER_ONLY = -1, 1
 
 
 class Watcher:
-    """A parked fetch: woken once, by whichever of its partitions has news first."""
+    """A parked fetch, or a part of one (`of`): woken by its partitions when they have news."""
 
-    __slots__ = ("_event", "gone")
+    __slots__ = ("_event", "_of", "gone")
 
-    def __init__(self) -> None:
+    def __init__(self, of: "Watcher | None" = None) -> None:
         self._event = trio.Event()
+        self._of = of
         self.gone = False
+
+    @property
+    def is_woken(self) -> bool:
+        return self._event.is_set()
 
     def wake(self) -> None:
         self._event.set()
+        if self._of is not None:
+            self._of.wake()
+
+    def sleep(self) -> None:
+        """To be woken once more."""
+        self._event = trio.Event()
 
     async def wait(self) -> None:
         await self._event.wait()

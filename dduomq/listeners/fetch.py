@@ -79,17 +79,24 @@ async def gather(services: Services, context: Context, wish: Wish) -> list[Found
     The caller sends the plans' files and closes their leases.
     """
     deadline = services.clock.monotonic() + min(max(wish.max_wait_ms, 0), FETCH_WAIT_MS_MAX) / 1000
-    while True:
-        watcher = Watcher()
-        try:
-            found = await ask_all(services, context, wish, watcher)
-            waiting = deadline - services.clock.monotonic()
-            if waiting <= 0 or _is_enough(found, wish.min_bytes):
-                break
+    whole = Watcher()
+    watchers = [Watcher(whole) for _ in wish.parts]
+    try:
+        found = await _ask(services, context, wish, list(zip(wish.parts, watchers, strict=True)))
+        while (waiting := deadline - services.clock.monotonic()) > 0 and not _is_enough(found, wish.min_bytes):
             _close_all(found)
             with trio.move_on_after(waiting):
-                await watcher.wait()
-        finally:
+                await whole.wait()
+            whole.sleep()
+            again = [at for at, item in enumerate(found) if watchers[at].is_woken or _has_data(item)]
+            for at in again:
+                watchers[at].gone = True
+                watchers[at] = Watcher(whole)
+            asked = await _ask(services, context, wish, [(wish.parts[at], watchers[at]) for at in again])
+            for at, item in zip(again, asked, strict=True):
+                found[at] = item
+    finally:
+        for watcher in watchers:
             watcher.gone = True
     found = _within(found, wish.max_bytes)
     try:
@@ -103,11 +110,18 @@ async def gather(services: Services, context: Context, wish: Wish) -> list[Found
 
 
 async def ask_all(services: Services, context: Context, wish: Wish, watcher: Watcher) -> list[Found]:
-    """Each part's plan or error. All are asked before the first is awaited."""
+    """Each part's plan or error; all of them wake the same watcher."""
+    return await _ask(services, context, wish, [(part, watcher) for part in wish.parts])
+
+
+async def _ask(
+    services: Services, context: Context, wish: Wish, parts: Sequence[tuple[Wanted, Watcher]]
+) -> list[Found]:  # fmt: skip
+    """The plan or the error of each of these. All are asked before the first is awaited."""
     replies: list[Reply[FetchPlan]] = []
     found: list[Found] = []
     try:
-        for part in wish.parts:
+        for part, watcher in parts:
             reply: Reply[FetchPlan] = Reply()
             replies.append(reply)
             try:
@@ -139,6 +153,10 @@ async def ask_all(services: Services, context: Context, wish: Wish, watcher: Wat
             reply.abandon()
         raise
     return found
+
+
+def _has_data(item: Found) -> bool:
+    return isinstance(item, FetchPlan) and item.size > 0
 
 
 def _is_enough(found: list[Found], min_bytes: int) -> bool:

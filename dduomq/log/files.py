@@ -24,6 +24,7 @@ from dduomq.ports import Buffer
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 BUFFERS_PER_WRITE_MAX = 1024  # IOV_MAX
 PROBE_STEP_BYTES = 64 * 1024
+PAGE_BYTES = 4096  # the smallest there are: what is in one of them is in memory together
 _KEEP_SIZE = 1
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
@@ -135,7 +136,7 @@ class _RealLease:
         byte = bytearray(1)
         last = position + size - 1
         try:
-            for at in (*range(position, last, PROBE_STEP_BYTES), last):
+            for at in (*range(position, last - last % PAGE_BYTES, PROBE_STEP_BYTES), last):
                 os.preadv(self.fileno(), [byte], at, _RWF_NOWAIT)
         except BlockingIOError:
             return False
