@@ -34,6 +34,8 @@ class FileRange(Protocol):
 
     def read(self, position: int, size: int) -> bytes: ...
 
+    def close(self) -> None: ...
+
 
 class Stream(Protocol):
     """One connection. All sends are made by one task at a time, all receives by one task at a time."""
@@ -76,6 +78,22 @@ class Network(Protocol):
 
     async def dial(self, host: str, port: int) -> Stream:
         """Raises `OSError` when nobody answers."""
+
+
+@attrs.frozen
+class FileSync:
+    """A job that brings a file to the disk and does nothing else: an executor may know a shorter way than a thread.
+
+    That is to sync what `open()` gives; if it fails, the data may be lost, and the job is `failed(reason)`. Should
+    `open()` raise, or there be no such way, the job is done as any other.
+    """
+
+    run: Job
+    open: Callable[[], FileRange]
+    failed: Callable[[str], object]
+
+    def __call__(self) -> object:
+        return self.run()
 
 
 class DiskExecutor(Protocol):

@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from random import SystemRandom
 
 import trio
 
-from dduomq.errors import ListenError
+from dduomq.errors import DduomqError, ListenError
+from dduomq.kernel_sync import KernelSyncs
 from dduomq.log.files import RealFiles
-from dduomq.ports import Buffer, FileRange, Job, Ports
+from dduomq.ports import Buffer, FileRange, FileSync, Job, Ports
 
 ACCEPT_BACKLOG = 1_024
 DISK_THREADS = 4
@@ -172,10 +174,11 @@ def _listen_text(host: str, port: int, error: OSError) -> str:
 
 
 class DiskThreads:
-    """A few long-lived threads. See `dduomq.ports.DiskExecutor`."""
+    """A few long-lived threads, and the kernel's for syncs. See `dduomq.ports.DiskExecutor`."""
 
     def __init__(self, threads: int = DISK_THREADS) -> None:
         self.threads = threads
+        self.syncs = kernel_syncs()
         self._queue: queue.SimpleQueue[tuple[Sequence[Job], Callable[[list[object]], None]] | None] = (
             queue.SimpleQueue()
         )
@@ -187,7 +190,44 @@ class DiskThreads:
             worker.start()
 
     def submit(self, jobs: Sequence[Job], done: Callable[[list[object]], None]) -> None:
-        self._queue.put((jobs, done))
+        if self.syncs is not None and all(isinstance(job, FileSync) for job in jobs):
+            self._sync(self.syncs, jobs, done)
+        else:
+            self._queue.put((jobs, done))
+
+    def _sync(self, syncs: KernelSyncs, jobs: Sequence[Job], done: Callable[[list[object]], None]) -> None:
+        results: list[object] = [None] * len(jobs)
+        left = len(jobs)
+
+        def ended(at: int, result: object) -> None:
+            nonlocal left
+            results[at] = result
+            left -= 1
+            if not left:
+                done(results)
+
+        for at, job in enumerate(jobs):
+            assert isinstance(job, FileSync)
+            self._sync_one(syncs, job, partial(ended, at))
+
+    def _sync_one(self, syncs: KernelSyncs, job: FileSync, ended: Callable[[object], None]) -> None:
+        def in_a_thread(run: Job) -> None:
+            self._queue.put(([run], lambda results: ended(results[0])))
+
+        def told(code: int) -> None:
+            if not code:
+                ended(None)
+            else:  # no second try: the kernel has forgotten what it could not write
+                in_a_thread(partial(job.failed, os.strerror(code)))
+
+        try:
+            file = job.open()
+        except (OSError, DduomqError):
+            in_a_thread(job.run)
+            return
+        if not syncs.begin(file, told):
+            file.close()
+            in_a_thread(job.run)
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -199,11 +239,20 @@ class DiskThreads:
                 return
 
     async def aclose(self) -> None:
+        if self.syncs is not None:
+            await self.syncs.aclose()
         for _ in self._workers:
             self._queue.put(None)
         with trio.CancelScope(shield=True):
             for worker in self._workers:
                 await trio.to_thread.run_sync(worker.join)
+
+
+def kernel_syncs() -> KernelSyncs | None:
+    try:
+        return KernelSyncs()
+    except OSError:  # another kernel, or a sandbox: the threads do it
+        return None
 
 
 def _attempt(job: Job) -> object:

@@ -399,7 +399,7 @@ class PartitionActor(ReplicaPart, Actor):
             return
         self._flushing = True
         end_offset = flush.end_offset
-        self._submit(lambda: flush.run(self._files), lambda result: self._flush_done(end_offset, result))
+        self._submit(flush.job(self._files), lambda result: self._flush_done(end_offset, result))
 
     def _flush_done(self, end_offset: int, result: object) -> None:
         self._flushing = False

@@ -7,6 +7,7 @@ while the log goes on; running it twice does the same as once.
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
 
 import attrs
@@ -16,6 +17,7 @@ from dduomq.log import index, time_index
 from dduomq.log.files import Files
 from dduomq.log.segment import is_batch, walk
 from dduomq.log.torn import find_behind
+from dduomq.ports import FileSync, Job
 from dduomq.wire.batch import BatchHeader, crc_of
 
 RECOVERY_POINT = "recovery-point"
@@ -160,6 +162,17 @@ class FlushPlan:
         except StorageError as error:
             mark_offline(files, self.directory, self.flushed_offset, error.message)
             raise
+
+    def job(self, files: Files) -> Job:
+        """`run`, as a job for the disk."""
+        if len(self.paths) > 1 or self.directories:
+            return partial(self.run, files)
+        (path,) = self.paths
+        return FileSync(partial(self.run, files), partial(files.lease, path), partial(self._failed, files, path))
+
+    def _failed(self, files: Files, path: str, reason: str) -> None:
+        mark_offline(files, self.directory, self.flushed_offset, f"syncing {path} failed: {reason}")
+        raise StorageError(f"syncing {path} failed: {reason}")
 
 
 Step: TypeAlias = WriteAt | Replace | Truncate | Sync | Remove | FlushPlan

@@ -25,6 +25,7 @@ LAYERS = {
         "config",
         "observe",
         "system",
+        "kernel_sync",
         "run",
         "dump",
         "dumping",
@@ -42,7 +43,18 @@ SAME_LAYER = {
     *(
         (a, b)
         for a in LAYERS[5]
-        for b in ("config", "observe", "system", "address", "builder", "engine", "membership", "node", "run")
+        for b in (
+            "config",
+            "observe",
+            "system",
+            "kernel_sync",
+            "address",
+            "builder",
+            "engine",
+            "membership",
+            "node",
+            "run",
+        )
     ),
 }
 # Rooms that may import less than their layer allows: the highest layer, and what is let through by name.
