@@ -146,12 +146,15 @@ class Leadership:
         return tuple(late)
 
     def joining(self, high_watermark: int, log_start: int = 0) -> tuple[int, ...]:
-        """Those that have all that counts, all that there was when this epoch began, and nothing that was purged."""
+        """Those that have all that counts, all that there was when this epoch began, and nothing that was purged.
+
+        Nobody without a registration (its epoch is 0 then): it could not be said under which one it has joined.
+        """
         needed = max(high_watermark, self.epoch_start)
         return tuple(
             node
             for node, held in self.followers.items()
-            if node not in self.isr and held.position >= needed and held.log_start >= log_start
+            if node not in self.isr and held.epoch and held.position >= needed and held.log_start >= log_start
         )
 
     def epoch_of(self, node: int) -> int:

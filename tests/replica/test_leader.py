@@ -14,8 +14,8 @@ def leading(isr=(1, 2, 3), *, min_isr=1, epoch_start=0):
     return Leadership(1, (1, 2, 3), isr, min_isr=min_isr, epoch_start=epoch_start, now=0.0, lag_max_s=LAG)
 
 
-def fetch(leadership, node, position, *, end=100, now=1.0):
-    leadership.fetched(node, position, 7, log_end=end, now=now)
+def fetch(leadership, node, position, *, end=100, now=1.0, epoch=7):
+    leadership.fetched(node, position, epoch, log_end=end, now=now)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,16 @@ def test_the_high_watermark_is_what_all_in_sync_have(isr, min_isr, positions, ow
     for node, position in positions.items():
         fetch(leadership, node, position)
     assert leadership.high_watermark(own, before) == expected
+
+
+def test_who_is_not_registered_joins_no_set():
+    """Its node epoch is 0 then, and "its registration is still that one" would hold for any node without one."""
+    leadership = leading((1,))
+    fetch(leadership, 2, 100, epoch=0)
+    fetch(leadership, 3, 100)
+    assert leadership.joining(100) == (3,)
+    fetch(leadership, 2, 100, epoch=8)
+    assert leadership.joining(100) == (2, 3)
 
 
 @pytest.mark.parametrize(("proposed", "expected"), [((1, 2, 3), 5), ((1,), 8)])
