@@ -76,6 +76,7 @@ from dduomq.errors import (
     WheelNotAvailable,
 )
 from dduomq.limits import BATCH_BYTES_CEILING, DELAY_LIST_MAX, MIB
+from dduomq.wire.delay import delay_id
 
 SURELY_NOT_STORED = (DiskFull, MessageTooLarge, Overloaded)
 EARLY_MAX = 1_000
@@ -282,9 +283,10 @@ class WheelActor(Actor):
             self._fail(result)
 
     def _gone(self, pair: Pair) -> str:
+        name = delay_id(self._number, *pair)
         if self._firing.is_on_its_way(pair[1]):
-            return f"the message with the id …-{pair[0]}-{pair[1]} is on its way: it is due in a moment, or has been"
-        return f"no message with the id …-{pair[0]}-{pair[1]} waits: it has been delivered or cancelled, or never was"
+            return f"the message with the id {name} is on its way: it is due in a moment, or has been"
+        return f"no message with the id {name} waits: it has been delivered or cancelled, or never was"
 
     # --- what an operator may do --------------------------------------------------------------------
 

@@ -162,7 +162,7 @@ async def test_cancelled_never_comes(autojump_clock):
         stays = await mq.send("t", "stays", delay=2)
         for one in (near, far):
             await mq.admin.cancel_delayed(one.delay_id)
-            with pytest.raises(DelayedNotFound):
+            with pytest.raises(DelayedNotFound, match=f"no message with the id {one.delay_id} waits"):
                 await mq.admin.cancel_delayed(one.delay_id)
         assert [one.delay_id async for one in mq.admin.delayed()] == [stays.delay_id]
         await arrivals(mq, 1)
