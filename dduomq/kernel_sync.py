@@ -1,7 +1,7 @@
 """Syncs by the kernel's own workers: a file is brought to the disk without a thread of ours waiting for it.
 
 Linux' asynchronous I/O (io_submit(2), IOCB_CMD_FDSYNC since 4.18) tells of an end by an eventfd: the event loop waits
-for it as for a socket. A thread costs three times as much: two of its switches, each with a fight for the interpreter.
+for it as for a socket. A thread costs four times as much: two of its switches, each with a fight for the interpreter.
 Always true: what was begun ends before its file is closed, and its outcome is told once, on the event loop.
 """
 

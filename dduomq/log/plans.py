@@ -165,7 +165,7 @@ class FlushPlan:
 
     def job(self, files: Files) -> Job:
         """`run`, as a job for the disk."""
-        if len(self.paths) > 1 or self.directories:
+        if len(self.paths) != 1 or self.directories:
             return partial(self.run, files)
         (path,) = self.paths
         return FileSync(partial(self.run, files), partial(files.lease, path), partial(self._failed, files, path))

@@ -93,6 +93,10 @@ async def test_what_is_no_single_file_is_done_by_a_thread(disk, tmp_path):
     assert disk.syncs is None or disk.syncs.done == 0
 
 
+async def test_nothing_to_sync_is_done_at_once(disk, tmp_path):
+    assert await outcome(disk, flush(tmp_path)) == [None]
+
+
 async def test_a_file_that_retention_has_removed_is_needed_by_nobody(disk, tmp_path):
     assert await outcome(disk, flush(tmp_path, "log")) == [None]
 
