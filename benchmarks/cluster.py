@@ -22,7 +22,7 @@ BATCH = 1_000
 SENDERS = 4
 MIB = 1024 * 1024
 TIMEOUT_S = 600
-CATCH_UP_BYTES = 10_000_000  # a second, from each of three leaders
+CATCH_UP_BYTES = 20_000_000  # a second
 
 
 @attrs.define

@@ -150,7 +150,7 @@ OPTIONS: tuple[Option, ...] = (
         "replication.catch.up.bytes.per.second",
         _integer(0, 2**40),
         "0",
-        "so fast replicas that are behind are brought up, from each leader; 0: as fast as it goes",
+        "so fast the replicas of this node that are behind are brought up, all together; 0: as fast as it goes",
     ),
     Option("default.replication.factor", _integer(0, 1_000), "0", "replicas of a new topic; 0: three, where there are"),
     Option("plaintext.allowed", _boolean, "false", "listen beyond this machine without TLS"),

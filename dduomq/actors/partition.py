@@ -508,10 +508,10 @@ class PartitionActor(ReplicaPart, Actor):
         assert message.reply is not None
         message.reply.set(_nothing(log))
 
-    def _seek(self, seek: Seek, message: Fetch) -> None:
+    def _seek(self, seek: Seek, message: Fetch, *, can_wait: bool = False) -> None:
         """At once, when all that must be read is in the page cache: that costs less than the hop to a thread."""
         seek = self._places.nearer(seek)
-        hot = self._files.hot(INLINE_SEEK_BYTES_MAX)
+        hot = None if can_wait else self._files.hot(INLINE_SEEK_BYTES_MAX)
         if hot is not None:
             with suppress(NotResident):
                 try:

@@ -266,7 +266,7 @@ class ReplicaPart(FollowerPart):
         elif isinstance(plan, ReadPlan):
             self._answer_fetch(log, message, plan)
         else:
-            self._seek(plan, message)
+            self._seek(plan, message, can_wait=message.follower not in leadership.isr)
 
     def _purged(self, message: Purge, start: int) -> None:
         """The log begins at `start` here. Whoever may lead next must know, else what was purged would come back."""

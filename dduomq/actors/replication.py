@@ -69,7 +69,7 @@ class _Part:
 class ReplicationWorld:
     """What all links work with. `node_epoch()`: the version of this node's key in the metadata.
 
-    `catch_up_bytes_per_s`: of one link, for partitions that are not in sync; None: as fast as it goes.
+    `catch_up_bytes_per_s`: of all links together, for partitions that are not in sync; None: as fast as it goes.
     """
 
     links: PeerLinks
@@ -84,6 +84,7 @@ class Replication:
 
     def __init__(self, world: ReplicationWorld) -> None:
         self._world = world
+        self._catch_up = CatchUp(world.catch_up_bytes_per_s)
         self._links: dict[int, ReplicationLink] = {}
         self._where: dict[int, ReplicationLink] = {}
         self._nursery: trio.Nursery | None = None
@@ -93,7 +94,7 @@ class Replication:
         self.unfollow(following.mailbox)
         link = self._links.get(following.leader)
         if link is None:
-            link = self._links[following.leader] = ReplicationLink(self._world, following.leader)
+            link = self._links[following.leader] = ReplicationLink(self._world, following.leader, self._catch_up)
             if self._nursery is not None:
                 self._nursery.start_soon(link.run)
         self._where[id(following.mailbox)] = link
@@ -113,9 +114,9 @@ class Replication:
 
 
 class ReplicationLink:
-    """All that this node follows of one leader."""
+    """All that this node follows of one leader. `catch_up` is shared by all links: their pieces come one by one."""
 
-    def __init__(self, world: ReplicationWorld, leader: int) -> None:
+    def __init__(self, world: ReplicationWorld, leader: int, catch_up: CatchUp) -> None:
         self._world = world
         self._leader = leader
         self._parts: dict[int, _Part] = {}
@@ -124,8 +125,12 @@ class ReplicationLink:
         self._in_flight = 0
         self._failures = 0
         self._down_until = 0.0
-        self._catch_up = CatchUp(world.catch_up_bytes_per_s)
+        self._catch_up = catch_up
         self._news = trio.Event()
+
+    def wake(self) -> None:
+        """Look again what is to be done; see `dduomq.replica.catch_up.Asker`."""
+        self._news.set()
 
     def add(self, following: Following) -> None:
         part = _Part(following, following.offset, following.last_epoch, log_start=following.log_start_offset)
@@ -144,12 +149,12 @@ class ReplicationLink:
     def _go_on(self, part: _Part) -> None:
         if self._is_current(part):
             self._ready[part.key] = part
-            self._news.set()
+            self.wake()
 
     def _hold(self, part: _Part, seconds: float) -> None:
         if self._is_current(part):
             self._held[part.key] = (self._world.clock.monotonic() + seconds, part)
-            self._news.set()
+            self.wake()
 
     def _failed(self, part: _Part, error: BaseException | None) -> None:
         """Try again, later each time."""
@@ -186,17 +191,21 @@ class ReplicationLink:
 
     def _next_parts(self, now: float) -> list[_Part]:
         """Those whose turn it is; none while the other node can't be reached, or enough is under way."""
-        if self._in_flight >= REPLICA_FETCHES_MAX or now < self._down_until:
-            return []
         parts: list[_Part] = []
-        for part in self._ready.values():
+        is_in_line = False
+        may_ask = self._in_flight < REPLICA_FETCHES_MAX and now >= self._down_until
+        for part in self._ready.values() if may_ask else ():
             if len(parts) == PARTITIONS_PER_REQUEST_MAX:
                 break
-            if not part.is_behind or not self._catch_up.is_limited:
-                parts.append(part)
-            elif self._catch_up.may_ask:
-                part.asked = self._catch_up.asked()
-                parts.append(part)
+            if part.is_behind:
+                asked = None if is_in_line else self._catch_up.take(self)
+                is_in_line = is_in_line or asked is None
+                if asked is None:
+                    continue
+                part.asked = asked
+            parts.append(part)
+        if not is_in_line:
+            self._catch_up.leave(self)
         for part in parts:
             del self._ready[part.key]
         return parts
@@ -205,9 +214,8 @@ class ReplicationLink:
         until = [until for until, _ in self._held.values()]
         if self._ready and now < self._down_until:
             until.append(self._down_until)
-        if self._ready and not self._catch_up.may_ask:
-            until.append(now + self._catch_up.pause_s)
-        return max(min(until, default=float("inf")) - now, 0)
+        until.append(now + self._catch_up.pause_s(self))
+        return max(min(until) - now, 0)
 
     async def _fetch(self, parts: Sequence[_Part]) -> None:
         piece_bytes = self._catch_up.piece_bytes
@@ -240,7 +248,7 @@ class ReplicationLink:
                 self._catch_up.answered(part.asked, 0)
                 part.asked = 0
             self._in_flight -= 1
-            self._news.set()
+            self.wake()
 
     def _unreachable(self, parts: Sequence[_Part], error: DduomqError) -> None:
         if not self._failures:

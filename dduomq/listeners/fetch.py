@@ -98,7 +98,7 @@ async def gather(services: Services, context: Context, wish: Wish) -> list[Found
     finally:
         for watcher in watchers:
             watcher.gone = True
-    found = _within(found, wish.max_bytes)
+    found = within(found, min(wish.max_bytes, FETCH_BYTES_MAX))
     try:
         for plan in found:
             if isinstance(plan, FetchPlan) and plan.lease is not None and not plan.is_resident:
@@ -171,25 +171,16 @@ def _close_all(found: list[Found]) -> None:
             item.close()
 
 
-def _within(found: list[Found], max_bytes: int) -> list[Found]:
-    """Leave out the plans that would make the answer larger than asked for; the first always goes."""
-    left = min(max_bytes, FETCH_BYTES_MAX)
+def within(found: list[Found], max_bytes: int) -> list[Found]:
+    """Leave out the plans that would make the answer larger than that; the first always goes."""
+    left = max_bytes
     kept: list[Found] = []
     is_first = True
     for item in found:
         if isinstance(item, FetchPlan) and item.size:
             if item.size > left and not is_first:
                 item.close()
-                kept.append(
-                    FetchPlan(
-                        None,
-                        0,
-                        0,
-                        item.high_watermark,
-                        item.last_stable_offset,
-                        item.log_start_offset,
-                    )
-                )
+                kept.append(attrs.evolve(item, lease=None, position=0, size=0, aborted=(), next_offset=-1))
                 continue
             left -= item.size
             is_first = False

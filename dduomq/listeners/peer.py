@@ -24,7 +24,7 @@ from dduomq.limits import (
     REQUESTS_IN_FLIGHT_MAX,
 )
 from dduomq.listeners.buffers import Buffers
-from dduomq.listeners.connection import Chunk, Connection
+from dduomq.listeners.connection import Chunk, Connection, FilePart
 from dduomq.listeners.frames import NATIVE, Frame, FrameCutter, FrameReader
 from dduomq.wire import frame, peer
 from dduomq.wire.peer_hello import (
@@ -185,7 +185,6 @@ class PeerSession:
     async def _serve(
         self, context: PeerContext, request: Frame, correlation: int, timeout_ms: int, body: object
     ) -> None:
-        chunks: Sequence[Chunk] = ()
         try:
             handler = self._peers.handlers.requests.get(type(body))
             if handler is None:
@@ -194,19 +193,20 @@ class PeerSession:
                 answer, chunks = await handler(context, body, request.payload)
             if scope.cancelled_caught:
                 return  # nobody waits any more
-            header = peer.answer_header(correlation, answer)
         except DduomqError as error:
-            header = peer.error_header(correlation, error.code, error.message)
+            self._refuse(correlation, error)
         except Exception as error:
             self._peers.log.error("peer_request_failed", request=type(body).__name__, exc_info=error)
-            header = peer.error_header(correlation, UnknownServerError.code, UnknownServerError().message)
+            self._refuse(correlation, UnknownServerError())
+        else:
+            size = sum(chunk.size if isinstance(chunk, FilePart) else len(chunk) for chunk in chunks)
+            self._connection.send_parts([frame.write(peer.answer_header(correlation, answer), size), *chunks])
         finally:
             request.release()
             self._finished()
-        size = sum(
-            chunk.size if not isinstance(chunk, bytes | bytearray | memoryview) else len(chunk) for chunk in chunks
-        )
-        self._connection.send_parts([frame.write(header, size), *chunks])
+
+    def _refuse(self, correlation: int, error: DduomqError) -> None:
+        self._connection.send(frame.write(peer.error_header(correlation, error.code, error.message)))
 
     def _finished(self) -> None:
         self._in_flight -= 1

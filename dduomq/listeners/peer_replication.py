@@ -15,7 +15,8 @@ from dduomq.actors.partition_messages import FetchPlan, Watcher
 from dduomq.actors.replica_messages import ReplicaFetch
 from dduomq.errors import CorruptMessage, DduomqError, LeaderNotAvailable
 from dduomq.limits import FETCH_WAIT_MS_MAX, REPLICA_FETCH_BYTES_MAX
-from dduomq.listeners.fetch import make_resident
+from dduomq.listeners.connection import Chunk, FilePart
+from dduomq.listeners.fetch import INLINE_READ_BYTES_MAX, make_resident, within
 from dduomq.ports import Clock
 from dduomq.wire.peer_replication import PeerFetch, PeerFetched, PeerFetchedPart, PeerFetchPart
 
@@ -40,7 +41,7 @@ class ReplicaServer:
 
     async def fetch(
         self, asker: Asker, body: PeerFetch, _payload: memoryview
-    ) -> tuple[PeerFetched, Sequence[bytes]]:  # fmt: skip
+    ) -> tuple[PeerFetched, Sequence[Chunk]]:  # fmt: skip
         """The answer and its payload, after `max_wait_ms` at the latest."""
         deadline = self._clock.monotonic() + min(max(body.max_wait_ms, 0), FETCH_WAIT_MS_MAX) / 1000
         while True:
@@ -94,46 +95,56 @@ class ReplicaServer:
             raise
         return found
 
-    async def _read_all(self, found: list[Found], max_bytes: int) -> tuple[PeerFetched, list[bytes]]:
-        """What was planned, read; what would make the answer longer than asked for is left out, but for the first."""
-        left = min(max(max_bytes, 0), REPLICA_FETCH_BYTES_MAX)
-        parts: list[PeerFetchedPart] = []
-        data: list[bytes] = []
+    async def _read_all(self, found: list[Found], max_bytes: int) -> tuple[PeerFetched, list[Chunk]]:
+        """What was planned, ready to be sent. The leases of what goes as a file go with it."""
+        found = within(found, min(max_bytes, REPLICA_FETCH_BYTES_MAX))
         try:
             for item in found:
-                if isinstance(item, DduomqError):
-                    parts.append(PeerFetchedPart(item.code, item.message))
-                    continue
-                piece = b""
-                if item.lease is not None and (item.size <= left or not data):
-                    try:
-                        piece = await self._read(item)
-                    except DduomqError as error:
-                        parts.append(PeerFetchedPart(error.code, error.message))
-                        continue
-                    data.append(piece)
-                    left -= len(piece)
-                epoch, end = item.diverging or (-1, -1)
-                parts.append(
-                    PeerFetchedPart(
-                        0, None, item.high_watermark, item.log_start_offset, item.log_end_offset, len(piece), epoch, end
-                    )
-                )
-        finally:
+                if isinstance(item, FetchPlan) and item.lease is not None and not item.is_resident:
+                    await make_resident(self._disk, item.lease, item.position, item.size)
+        except BaseException:
             _close_all(found)
-        return PeerFetched(tuple(parts)), data
+            raise
+        parts: list[PeerFetchedPart] = []
+        chunks: list[Chunk] = []
+        for item in found:
+            try:
+                plan, chunk = _take(item)
+            except DduomqError as error:
+                parts.append(PeerFetchedPart(error.code, error.message))
+                continue
+            if chunk is not None:
+                chunks.append(chunk)
+            epoch, end = plan.diverging or (-1, -1)
+            parts.append(
+                PeerFetchedPart(
+                    0, None, plan.high_watermark, plan.log_start_offset, plan.log_end_offset, plan.size, epoch, end
+                )
+            )
+        return PeerFetched(tuple(parts)), chunks
 
-    async def _read(self, plan: FetchPlan) -> bytes:
-        assert plan.lease is not None
-        if not plan.is_resident:
-            await make_resident(self._disk, plan.lease, plan.position, plan.size)
-        try:
-            piece = plan.lease.read(plan.position, plan.size)
-        except OSError as error:
-            raise CorruptMessage(f"the log can't be read: {error.strerror}") from error
-        if len(piece) != plan.size:
-            raise LeaderNotAvailable("the log has just been cut; fetch again")
-        return piece
+
+def _take(found: Found) -> tuple[FetchPlan, Chunk | None]:
+    """A plan, and what is to be sent of it. Raises the error that is there instead, `CorruptMessage` and the like.
+
+    What is committed is never cut, so it may go from the file whenever the socket takes it; what is above the high
+    watermark is read now: were this leader deposed meanwhile, other records might lie there when it is sent.
+    """
+    if isinstance(found, DduomqError):
+        raise found
+    if found.lease is None:
+        return found, None
+    if found.next_offset <= found.high_watermark and found.size > INLINE_READ_BYTES_MAX:
+        return found, FilePart(found.lease, found.position, found.size)
+    try:
+        data = found.lease.read(found.position, found.size)
+    except OSError as error:
+        raise CorruptMessage(f"the log can't be read: {error.strerror}") from error
+    finally:
+        found.close()
+    if len(data) != found.size:
+        raise LeaderNotAvailable("the log has just been cut; fetch again")
+    return found, data
 
 
 def _is_news(item: Found, part: PeerFetchPart) -> bool:

@@ -5,8 +5,11 @@ import os
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dduomq.errors import DataDirError, DiskFull, StorageError
+from dduomq.log import files as files_module
 from dduomq.log.files import RealFiles
 from dduomq.log.memory import MemoryFiles
 
@@ -59,6 +62,28 @@ def test_more_buffers_than_one_system_call_takes(disk):
     files, root = disk
     files.write_at(f"{root}/a", [bytes([number % 256]) * 3 for number in range(5_000)], 0)
     assert files.read(f"{root}/a") == b"".join(bytes([number % 256]) * 3 for number in range(5_000))
+
+
+@given(st.integers(0, 200), st.lists(st.binary(max_size=150), max_size=12), st.integers(1, 70))
+def test_a_large_write_goes_slice_by_slice(begin, buffers, taken):
+    """None is larger than a slice or crosses the border of one; all is there, also when a call takes only a part."""
+    written, slices = bytearray(1_000_000), []
+
+    def pwritev(descriptor, views, position):
+        data = b"".join(views)[:taken]
+        slices.append((position, sum(map(len, views))))
+        written[position : position + len(data)] = data
+        return len(data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files_module, "WRITE_SLICE_BYTES", 64)
+        patch.setattr(files_module.os, "pwritev", pwritev)
+        files_module._write_all(3, buffers, begin)
+    size = sum(map(len, buffers))
+    assert written[begin : begin + size] == b"".join(buffers)
+    assert not any(written[:begin])
+    assert not any(written[begin + size :])
+    assert all(position % 64 + length <= 64 and length for position, length in slices)
 
 
 @pytest.mark.parametrize("call", ["read", "size", "sync", "lease", "truncate"])

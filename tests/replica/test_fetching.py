@@ -158,6 +158,41 @@ async def test_catching_up_is_throttled_and_what_is_in_sync_is_not(autojump_cloc
     await playing(leader, followers, scene, catch_up_bytes_per_s=100)
 
 
+async def test_the_limit_is_for_all_links_together_and_all_get_their_share(autojump_clock):
+    leader, followers = Leader(p0=5_000, p1=5_000, p2=5_000), [Follower(0), Follower(1), Follower(2)]
+
+    async def scene(replication):
+        for number, follower in enumerate(followers):
+            replication.follow(follower.following(leader=number + 1))
+        await trio.sleep(10)
+        got = [follower.offset for follower in followers]
+        assert 900 < sum(got) < 1_100
+        assert min(got) > 100
+
+    await playing(leader, followers, scene, catch_up_bytes_per_s=100)
+
+
+async def test_a_leader_that_does_not_answer_holds_up_no_other(autojump_clock):
+    """What one link has asked for counts against the limit only until that much time has gone by."""
+    leader, followers = Leader(p0=5_000_000, p1=5_000_000), [Follower(0), Follower(1)]
+    answering = leader.request
+
+    async def request(body, payload=(), *, timeout_s):
+        if body.parts[0].partition == 0:
+            await trio.sleep(timeout_s)
+            raise PeerUnavailable("no answer")
+        return await answering(body, payload, timeout_s=timeout_s)
+
+    leader.request, leader.piece = request, 100_000
+
+    async def scene(replication):
+        replication.follow(followers[1].following(leader=2))
+        await trio.sleep(10)
+        assert followers[1].offset > 4_500_000
+
+    await playing(leader, followers, scene, catch_up_bytes_per_s=500_000)
+
+
 async def test_a_link_that_is_down_is_not_asked_without_end(autojump_clock):
     leader, followers = Leader(p0=10), [Follower(0)]
     leader.break_with = PeerUnavailable("down")
