@@ -511,6 +511,7 @@ class PartitionActor(ReplicaPart, Actor):
     def _seek(self, seek: Seek, message: Fetch, *, can_wait: bool = False) -> None:
         """At once, when all that must be read is in the page cache: that costs less than the hop to a thread."""
         seek = self._places.nearer(seek)
+        files = self._files.calm() if can_wait else self._files
         hot = None if can_wait else self._files.hot(INLINE_SEEK_BYTES_MAX)
         if hot is not None:
             with suppress(NotResident):
@@ -519,7 +520,7 @@ class PartitionActor(ReplicaPart, Actor):
                 except DduomqError as error:
                     message.refuse(error)
                 return
-        self._submit(lambda: seek.run(self._files), lambda result: self._sought(message, result), message)
+        self._submit(lambda: seek.run(files), lambda result: self._sought(message, result), message)
 
     def _sought(self, message: Fetch, result: object, *, is_resident: bool = False) -> None:
         log = self._log

@@ -71,6 +71,12 @@ class Files(Protocol):
         `read_at` and `read_into` then raise `NotResident` instead. None where that can't be had.
         """
 
+    def calm(self) -> "Files":
+        """The same files for reading what is asked for and no more, where the kernel would read far ahead.
+
+        It may be set to many megabytes, for which every sync has to wait.
+        """
+
     def read(self, path: str) -> bytes: ...
 
     def size(self, path: str) -> int: ...
@@ -258,6 +264,9 @@ class RealFiles:
     def hot(self, bytes_max: int) -> Files | None:
         return cast(Files, _HotFiles(self, bytes_max)) if _RWF_NOWAIT else None
 
+    def calm(self) -> Files:
+        return cast(Files, _CalmFiles()) if hasattr(os, "posix_fadvise") else self
+
     def read(self, path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
@@ -382,6 +391,27 @@ def _cut_back(descriptor: int, position: int) -> None:
             os.ftruncate(descriptor, position)
     except OSError:
         return
+
+
+class _CalmFiles:
+    """Reads by descriptors of its own: that there is no read-ahead holds for all who read by the same one."""
+
+    def read_at(self, path: str, position: int, size: int) -> bytes:
+        data = bytearray(size)
+        return bytes(data[: self.read_into(path, position, memoryview(data))])
+
+    def read_into(self, path: str, position: int, view: memoryview) -> int:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+                return os.preadv(descriptor, [view], position) if len(view) else 0
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise StorageError(f"reading {path} failed: {error.strerror}") from error
 
 
 class _HotFiles:

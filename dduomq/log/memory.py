@@ -78,6 +78,9 @@ class MemoryFiles:
         view[: len(data)] = data
         return len(data)
 
+    def calm(self) -> "MemoryFiles":
+        return self
+
     def hot(self, bytes_max: int) -> None:
         """Nothing here waits, and tests want the way through the disk threads."""
         del bytes_max

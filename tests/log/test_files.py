@@ -50,6 +50,32 @@ def test_a_read_is_short_at_the_end(disk):
     assert files.read_at(f"{root}/a", 7, 10) == b""
 
 
+def test_calm_reading_gives_the_same(disk):
+    """Nothing ahead of what is asked for; and no descriptor stays."""
+    files, root = disk
+    files.write_at(f"{root}/a", [b"abcdef"], 0)
+    calm, descriptors, view = files.calm(), open_descriptors(), bytearray(4)
+    assert calm.read_at(f"{root}/a", 4, 10) == b"ef"
+    assert calm.read_into(f"{root}/a", 1, memoryview(view)) == 4
+    assert bytes(view) == b"bcde"
+    assert calm.read_into(f"{root}/a", 6, memoryview(view)) == 0
+    with pytest.raises(FileNotFoundError):
+        calm.read_at(f"{root}/none", 0, 1)
+    assert open_descriptors() == descriptors
+
+
+def test_calm_reading_says_what_the_disk_says(tmp_path, monkeypatch):
+    files, path = RealFiles(), str(tmp_path / "a")
+    files.write_at(path, [b"abc"], 0)
+
+    def fail(*_arguments):
+        raise OSError(errno.EIO, "bad sector")
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(StorageError, match="bad sector"):
+        files.calm().read_at(path, 0, 1)
+
+
 def test_reserved_space_does_not_change_the_size(disk):
     """The size of a file is the end of what was written, so that every reader stops there."""
     files, root = disk
