@@ -18,7 +18,7 @@ from dduomq.actors.partition_messages import Append, Fetch, Purge, Watcher
 from dduomq.actors.partition_world import PartitionSpec, PartitionWorld
 from dduomq.actors.replica_messages import FollowerAt, Replicate
 from dduomq.cluster.image import PartitionRecord
-from dduomq.errors import DduomqError, FencedLeaderEpoch, LeaderNotAvailable, StorageError
+from dduomq.errors import CorruptMessage, DduomqError, FencedLeaderEpoch, LeaderNotAvailable, StorageError
 from dduomq.log.places import Places
 from dduomq.log.plans import PendingBatch, ReadPlan, Seek, WritePlan
 from dduomq.log.plog import Appended, PartitionLog
@@ -131,11 +131,13 @@ class FollowerPart:
             replica.in_hand = message
             self._cut(log, decision)
             return
-        replica.batches = [
+        batches = [
             PendingBatch(message.data[position : position + header.size], header)
             for position, header in check_batches(message.data)
         ]
-        replica.in_hand = message
+        if any(batch.header.leader_epoch > message.leader_epoch for batch in batches):
+            raise CorruptMessage(f"a leader of epoch {message.leader_epoch} can have no batch of a later epoch")
+        replica.batches, replica.in_hand = batches, message
         if replica.batches and log.log_start_offset == log.log_end_offset > replica.batches[0].header.base_offset:
             self._cut(log, Reset(replica.batches[0].header.base_offset))  # the leader's log begins inside this batch
         else:

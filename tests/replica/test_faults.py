@@ -8,7 +8,15 @@ from dduomq.actors.actor import ask
 from dduomq.actors.partition_messages import Append, Purge, Restore
 from dduomq.actors.replica_messages import Assign, Replicate
 from dduomq.cluster.ports import MetadataUnavailable, MetadataUnknown
-from dduomq.errors import DduomqError, FencedLeaderEpoch, LeaderNotAvailable, NotLeader, RequestTimedOut, StorageError
+from dduomq.errors import (
+    CorruptMessage,
+    DduomqError,
+    FencedLeaderEpoch,
+    LeaderNotAvailable,
+    NotLeader,
+    RequestTimedOut,
+    StorageError,
+)
 from dduomq.log.damage import NAME as QUARANTINE
 from dduomq.log.plans import PendingBatch
 from dduomq.log.segment import LOG, file_name
@@ -123,6 +131,25 @@ async def test_what_an_old_leader_sent_is_not_taken(autojump_clock):
                 ),
             )  # fmt: skip
         assert len(cluster.nodes[3].values()) == 2
+
+
+async def test_a_leader_can_have_no_batch_of_a_later_epoch(autojump_clock):
+    """It would have come from a file that was cut and written anew under the leader's feet; its past is another one."""
+    async with running(nodes=2) as cluster:
+        await cluster.send(1, b"0")
+        await cluster.until_alike(1, 2)
+        data = batch_of(b"of the next one", base_offset=1, leader_epoch=1)
+        with pytest.raises(CorruptMessage, match="epoch 0 can have no batch of a later"):
+            await ask(
+                cluster.nodes[2].mailbox,
+                lambda reply: Replicate(
+                    leader_epoch=0, offset=1, data=memoryview(data), high_watermark=1, log_start_offset=0,
+                    log_end_offset=2, reply=reply,
+                ),
+            )  # fmt: skip
+        await cluster.send(1, b"1")
+        await cluster.until_alike(1, 2)
+        assert cluster.nodes[2].values() == [(0, b"0"), (1, b"1")]
 
 
 @pytest.mark.parametrize("durability", ["fsync", "flushed", "pagecache"])
