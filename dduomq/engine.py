@@ -4,7 +4,7 @@ Always true: what a node keeps of its engine is read before other nodes are let 
 cluster for ever.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -83,8 +83,12 @@ class Engine(Protocol):
     async def leave(self) -> None:
         """The node is about to stop: nobody is to wait for it."""
 
+    @property
+    def members(self) -> Collection[int]:
+        """The numbers of the nodes that take part in it, alive or not."""
+
     async def forget(self, node_id: int) -> None:
-        """A node takes no part in it any more. Raises `InvalidChange` and what `MetadataStore.txn` raises."""
+        """A node takes part in it no more. Raises `InvalidChange` and what `MetadataStore.txn` raises."""
 
 
 EngineMaker: TypeAlias = Callable[["Surroundings", PeerBook, PeerHandlers, Links], Engine]
@@ -144,6 +148,10 @@ class QuorumEngine:
     async def leave(self) -> None:
         await self._quorum.hand_over()
 
+    @property
+    def members(self) -> Collection[int]:
+        return self._book.members.keys()
+
     async def forget(self, node_id: int) -> None:
         if node_id in self._book.members:
             await self._quorum.remove_member(node_id)
@@ -176,6 +184,10 @@ class OutsideEngine:
 
     async def leave(self) -> None:
         """The engine goes on."""
+
+    @property
+    def members(self) -> Collection[int]:
+        return ()
 
     async def forget(self, node_id: int) -> None:
         """It knows of nodes only what they say themselves."""

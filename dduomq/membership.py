@@ -174,7 +174,7 @@ class Member:
         )  # fmt: skip
         self.cluster: ClusterAdmin | None = ClusterAdmin(
             self.store, self._registration, peers=[peer.node_id for peer in config.peers],
-            default_factor=config.default_replication_factor, log=around.log, forget_member=self._engine.forget,
+            default_factor=config.default_replication_factor, log=around.log, members=self._engine,
         )  # fmt: skip
         self._writer = RecordWriter(self.store, around.log)
         self._replication = Replication(

@@ -5,8 +5,8 @@ read (compare and set), so that neither the controller nor the partition's leade
 is written when all of its partitions' are.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import cast
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol, cast
 
 import attrs
 import structlog
@@ -70,8 +70,19 @@ class Standing:
     records: tuple[PartitionRecord, ...]
 
 
+class Members(Protocol):
+    """Who takes part in the cluster's own metadata engine, alive or not; nobody where the metadata stand elsewhere."""
+
+    @property
+    def members(self) -> Collection[int]:
+        """Their numbers."""
+
+    async def forget(self, node_id: int) -> None:
+        """A node takes part no more; fine if it did not. Raises `InvalidChange` and what `MetadataStore.txn` raises."""
+
+
 class ClusterAdmin:
-    """`peers`: the nodes that belong to the cluster, alive or not."""
+    """`peers`: the nodes that were named at the start; they belong to the cluster, alive or not, as `members` do."""
 
     def __init__(
         self,
@@ -81,21 +92,20 @@ class ClusterAdmin:
         peers: Collection[int],
         default_factor: int = 0,
         log: structlog.stdlib.BoundLogger,
-        forget_member: Callable[[int], Awaitable[None]] | None = None,
+        members: Members,
     ) -> None:
-        """`forget_member` takes a node out of the quorum; None where the metadata stand elsewhere."""
         self.registration = registration
         self._store = store
         self._peers = frozenset(peers)
         self._default_factor = default_factor
         self._log = log
-        self._forget_member = forget_member
+        self._members = members
         self._decoded = Decoded(decode_partition)
 
     @property
     def known(self) -> list[int]:
         """The numbers of all nodes, alive or not."""
-        return sorted(self._peers | set(self.registration.nodes.records))
+        return sorted(self._peers.union(self._members.members, self.registration.nodes.records))
 
     @property
     def alive(self) -> Collection[int]:
@@ -314,8 +324,7 @@ class ClusterAdmin:
         self._check_known([node_id], await self.records())
         if node_id in self.registration.nodes.records:
             raise NodeAlive(f"node {node_id} is alive: stop it first")
-        if self._forget_member is not None:
-            await self._forget_member(node_id)
+        await self._members.forget(node_id)
         await self._store.txn([Del(f"{DRAINING}{node_id}")])
         self._log.info("node_removed", node=node_id)
 

@@ -482,7 +482,7 @@ class PartitionActor(ReplicaPart, Actor):
         if end[0] < 0 or (end[0] == message.last_fetched_epoch and end[1] >= message.offset):
             return False
         assert message.reply is not None
-        message.reply.set(_nothing(log, diverging=end))
+        message.reply.set(self._nothing(log, diverging=end))
         return True
 
     def _check_epoch(self, epoch: int) -> None:
@@ -506,7 +506,14 @@ class PartitionActor(ReplicaPart, Actor):
         if message.watcher is not None:
             self._watch(message, message.watcher)
         assert message.reply is not None
-        message.reply.set(_nothing(log))
+        message.reply.set(self._nothing(log))
+
+    def _nothing(self, log: PartitionLog, diverging: tuple[int, int] | None = None) -> FetchPlan:
+        """The answer to a fetch that finds no batch."""
+        return FetchPlan(
+            None, 0, 0, log.high_watermark, log.last_stable_offset, log.log_start_offset, diverging=diverging,
+            log_end_offset=log.log_end_offset, is_mark_known=self._is_mark_known(log),
+        )  # fmt: skip
 
     def _seek(self, seek: Seek, message: Fetch, *, can_wait: bool = False) -> None:
         """At once, when all that must be read is in the page cache: that costs less than the hop to a thread."""
@@ -551,6 +558,7 @@ class PartitionActor(ReplicaPart, Actor):
             FetchPlan(
                 lease, plan.position, plan.size, log.high_watermark, log.last_stable_offset, log.log_start_offset,
                 plan.aborted, is_resident=is_resident, next_offset=plan.next_offset, log_end_offset=log.log_end_offset,
+                is_mark_known=self._is_mark_known(log),
             )
         )  # fmt: skip
 
@@ -784,11 +792,3 @@ class PartitionActor(ReplicaPart, Actor):
             message.then(message.result)
         else:
             message.refuse(LeaderNotAvailable(f"{self.mailbox.name} starts again"))
-
-
-def _nothing(log: PartitionLog, diverging: tuple[int, int] | None = None) -> FetchPlan:
-    """The answer to a fetch that finds no batch."""
-    return FetchPlan(
-        None, 0, 0, log.high_watermark, log.last_stable_offset, log.log_start_offset, diverging=diverging,
-        log_end_offset=log.log_end_offset,
-    )  # fmt: skip

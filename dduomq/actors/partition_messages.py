@@ -131,7 +131,10 @@ class Close(Message):
 
 @attrs.frozen
 class FetchPlan:
-    """What a fetch may read: `size` bytes at `position` of `lease`, or nothing (`lease` None)."""
+    """What a fetch may read: `size` bytes at `position` of `lease`, or nothing (`lease` None).
+
+    `is_mark_known`: nothing that older leaders may have acked lies above the high watermark.
+    """
 
     lease: Lease | None
     position: int
@@ -144,6 +147,7 @@ class FetchPlan:
     is_resident: bool = False  # it has just been read, so it is in the page cache
     next_offset: int = -1  # behind what is read, where anything is
     log_end_offset: int = -1
+    is_mark_known: bool = True
 
     def close(self) -> None:
         if self.lease is not None:

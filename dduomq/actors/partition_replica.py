@@ -199,9 +199,15 @@ class ReplicaPart(FollowerPart):
         """Raises while older leaders may have acked what does not count here yet."""
         if self._replica is None:
             return
-        leadership = self._check_leads()
-        if self._log is not None and not leadership.is_known(self._log.high_watermark):
+        self._check_leads()
+        if self._log is not None and not self._is_mark_known(self._log):
             raise LeaderNotAvailable(f"{self.mailbox.name} has a new leader, which waits for its followers; try again")
+
+    def _is_mark_known(self, log: PartitionLog) -> bool:
+        if self._replica is None:
+            return True
+        leadership = self._replica.leadership
+        return leadership is not None and leadership.is_known(log.high_watermark)
 
     def _wrote(self) -> None:
         """The log has grown by a leader's appends."""

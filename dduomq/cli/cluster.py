@@ -267,9 +267,7 @@ def remove(
     What it kept stays assigned to its number: empty it before ('dduomq cluster balance --empty'), or let the new one
     catch up.
     """
-    if not yes:
-        question = f"node {node} will have no vote any more; is it stopped for good, or its directory lost?"
-        typer.confirm(question, abort=True, err=True)
+    confirm(f"Node {node} will have no vote any more: is it stopped for good, or its directory lost?", yes=yes)
     with_client(server, lambda mq: mq.admin.remove_node(node))
     say(f"node {node} is no member any more")
 

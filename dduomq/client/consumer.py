@@ -235,7 +235,8 @@ class Reader:
                 if part.code:
                     failure = failure or from_code(part.code, part.message or "")
                     continue
-                self.high_watermarks[asked.partition] = part.high_watermark
+                if part.high_watermark != native.UNKNOWN_MARK:
+                    self.high_watermarks[asked.partition] = part.high_watermark
                 records += decoder.decode(data, part.aborted)
         if failure is not None and not records:
             raise failure

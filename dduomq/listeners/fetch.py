@@ -194,7 +194,7 @@ def _part(item: Found) -> native.FetchedPart:
     return native.FetchedPart(
         0,
         None,
-        item.high_watermark,
+        item.high_watermark if item.is_mark_known else native.UNKNOWN_MARK,
         item.last_stable_offset,
         item.log_start_offset,
         item.size,

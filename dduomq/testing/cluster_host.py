@@ -4,7 +4,7 @@ Always true: what a killed node still does reaches neither its disk nor its netw
 the disk has. A node that can't start yet is started again and again, as a service manager does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from random import Random
 
@@ -81,6 +81,10 @@ class OutsideEngine:
 
     async def leave(self) -> None:
         """It goes on."""
+
+    @property
+    def members(self) -> Collection[int]:
+        return ()
 
     async def forget(self, _node_id: int) -> None:
         """It knows of nodes only what they say themselves."""

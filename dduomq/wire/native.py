@@ -88,6 +88,7 @@ class Isolation(IntEnum):
 EARLIEST = -2
 LATEST = -1
 MAX_TIMESTAMP = -3
+UNKNOWN_MARK = -1
 
 
 @attrs.frozen
@@ -175,7 +176,10 @@ class Fetch:
 
 @attrs.frozen
 class FetchedPart:
-    """`size` bytes of the payload are this partition's batches; aborted: (producer id, first offset)."""
+    """`size` bytes of the payload are this partition's batches; aborted: (producer id, first offset).
+
+    The high watermark never goes back: a new leader that does not know it yet says `UNKNOWN_MARK`.
+    """
 
     code: int
     message: str | None

@@ -51,12 +51,13 @@ from dduomq.wire.cluster_errors import (
 class World:
     """One node's admin, among nodes that are only registered."""
 
-    def __init__(self, engine, registration, routes, admin, cluster):
+    def __init__(self, engine, registration, routes, admin, cluster, members):
         self.engine = engine
         self.registration = registration
         self.routes = routes
         self.admin = admin
         self.cluster = cluster
+        self.members = members
 
     def nodes(self, *ids, admitted=None):
         """Who is alive from now on."""
@@ -80,6 +81,16 @@ class World:
         self.engine.put(record.key, encode_partition(record))
 
 
+class Members:
+    """The quorum: who takes part in it."""
+
+    def __init__(self):
+        self.members = {1, 2, 3}
+
+    async def forget(self, node_id):
+        self.members.discard(node_id)
+
+
 @pytest.fixture
 async def world(nursery):
     engine = MemoryEngine(Random(3))
@@ -87,12 +98,13 @@ async def world(nursery):
     store, clock, routes, router = engine.store(1), SimClock(), Routes(1), Mailbox("router")
     registration = Registration(store, NodeRecord(1, "d1", ()), clock=clock, rng=Random(1), log=silent_log())
     await nursery.start(registration.run)
-    cluster = ClusterAdmin(store, registration, peers=(1, 2, 3), log=silent_log())
+    members = Members()
+    cluster = ClusterAdmin(store, registration, peers=(1, 2, 3), log=silent_log(), members=members)
     admin = Admin(
         store=store, routes=routes, router=router, clock=clock, rng=Random(2), log=silent_log(), cluster=cluster,
         defaults=TopicDefaults(4, True, {}),
     )  # fmt: skip
-    made = World(engine, registration, routes, admin, cluster)
+    made = World(engine, registration, routes, admin, cluster, members)
     nursery.start_soon(_route, router, made)
     made.nodes(1, 2, 3)
     await trio.sleep(1)
@@ -253,6 +265,17 @@ async def test_leaders_are_elected_on_demand(world, autojump_clock):
     world.put(attrs.evolve(third, leader=NO_LEADER, isr=(3,)))
     elected = await world.cluster.elect_all([topic], unclean=True)
     assert [(one.record.partition, one.record.leader, one.record.is_recovering) for one in elected] == [(2, 1, True)]
+
+
+async def test_a_member_that_is_away_and_keeps_nothing_is_there_until_it_is_removed(world, autojump_clock):
+    """It came later, so no list of peers has it; its vote would stay for ever."""
+    world.members.members.add(4)
+    assert world.cluster.known == [1, 2, 3, 4]
+    await world.cluster.remove(4)
+    assert world.members.members == {1, 2, 3}
+    assert world.cluster.known == [1, 2, 3]
+    with pytest.raises(NodeNotFound, match="the cluster has no node 4; it has 1, 2, 3"):
+        await world.cluster.remove(4)
 
 
 async def test_nodes_are_drained_and_counted(world, autojump_clock):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.shell import Shell, objects
+from tests.e2e.processes import Cluster, Node, free_ports
 
 TIMEOUT_S = 90
 
@@ -31,6 +32,7 @@ def test_a_node_alone_is_a_cluster_of_one(shell: Shell) -> None:
         (("reassign", "t", 0, "--to", "1,2", "--cancel"), "say where to with --to"),
         (("reassign", "t", 0, "--to", "one"), "--to wants numbers of nodes"),
         (("leaders", "--unclean"), "there is nobody here to ask"),
+        (("remove", 3), "there is nobody here to ask"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_done(shell: Shell, args: tuple[object, ...], message: str) -> None:
@@ -106,3 +108,30 @@ def test_three_nodes_are_started_looked_at_and_stopped(tmp_path: Path) -> None:
         assert sorted(Shell(again.addresses[0])("consume", "t").split()) == ["a", "b", "c"]
     finally:
         assert again.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_node_comes_is_emptied_leaves_for_good_and_comes_again(tmp_path: Path) -> None:
+    """As docs/cluster.md says; no list of peers but its own names it."""
+    with Cluster(tmp_path) as cluster:
+        shell = Shell(cluster.nodes[1].address)
+        shell("topic", "create", "t", "-p", 8)
+        shell("produce", "t", stdin="a\nb\nc\n")
+        (port,) = free_ports(1)
+        peers = f"{cluster.peers},4@127.0.0.1:{port}"
+        for directory in ("first", "second"):
+            limit = "replication.catch.up.bytes.per.second=1000000"
+            fourth = Node(tmp_path / directory, "--peers", peers, "--set", limit, port=port, node_id=4)
+            try:
+                shell("cluster", "balance", "--yes")
+                places = objects(shell("cluster", "partitions", "t", "--json"))
+                assert sum(4 in place["replicas"] for place in places) >= 4  # type: ignore[operator]
+                assert "stop it first" in shell.fails("cluster", "remove", 4, "--yes", code=1)
+                shell("cluster", "balance", "--empty", 4, "--yes")
+            finally:
+                assert fourth.stop() == 0
+            until(shell, "cluster", "nodes", is_so='"is_alive": false')
+            shell("cluster", "remove", 4, "--yes")
+            assert "no node 4" in shell.fails("cluster", "remove", 4, "--yes", code=1)
+        assert len(objects(shell("cluster", "nodes", "--json"))) == 3
+        assert sorted(shell("consume", "t").split()) == ["a", "b", "c"]

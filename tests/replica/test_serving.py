@@ -112,6 +112,42 @@ class _Short:
         self._lease.close()
 
 
+async def test_a_new_leader_says_whether_it_knows_the_high_watermark(autojump_clock):
+    """The last word of the leader before, that two records count, has reached nobody but its readers."""
+    async with running(nodes=3, min_insync_replicas="2") as cluster:
+        await cluster.send(1, b"0")
+        await cluster.until_alike(1, 2, 3)
+        for other in (2, 3):
+            replica = cluster.nodes[other]
+            state = await replica.describe()
+            assert state.log.high_watermark == 1
+        await cluster.nodes[3].kill()
+        await cluster.away(3)
+        await cluster.send(1, b"1")
+        marks = (await cluster.nodes[2].describe()).log
+        assert (marks.high_watermark, marks.log_end_offset) == (1, 2)  # it acked, and has not heard that all have
+        cluster.cuts.add((1, 2))
+        await cluster.elect(2)
+        await cluster.until(lambda: _leads(cluster, 2))
+        for offset in (0, 1):
+            plan = await cluster.read(2, offset)
+            plan.close()
+            assert (plan.high_watermark, plan.is_mark_known) == (1, False)
+        cluster.cuts.clear()
+        await cluster.until(lambda: _knows(cluster, 2, 2))
+
+
+async def _knows(cluster, node_id, mark):
+    plan = await cluster.read(node_id, mark)
+    plan.close()
+    return plan.high_watermark == mark and plan.is_mark_known
+
+
+async def _leads(cluster, node_id):
+    state = await cluster.nodes[node_id].describe()
+    return state.replicas is not None and state.replicas.role == "leading"
+
+
 async def _ends_at(cluster, offset):
     state = await cluster.nodes[1].describe()
     return state.log is not None and state.log.log_end_offset == offset

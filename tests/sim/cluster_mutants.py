@@ -13,15 +13,16 @@ import attrs
 
 from dduomq.actors import isr, journal, partition_following
 from dduomq.actors.partition import PartitionActor
-from dduomq.actors.partition_messages import LEADER_ONLY, Append
+from dduomq.actors.partition_messages import LEADER_ONLY, Append, FetchPlan
 from dduomq.actors.partition_replica import ReplicaPart
 from dduomq.cluster import control
 from dduomq.cluster.image import NO_LEADER, encode_partition
 from dduomq.cluster.ports import Put
+from dduomq.listeners import fetch
 from dduomq.replica.follower import Truncate
 from dduomq.replica.leader import Leadership
 
-_follow, _stamped, _decide = ReplicaPart._follow, control._stamped, partition_following.decide
+_follow, _stamped, _decide, _part = ReplicaPart._follow, control._stamped, partition_following.decide, fetch._part
 
 
 @attrs.frozen
@@ -79,6 +80,10 @@ def _from(seed, *changes):
     return Mutant(changes, (seed, *range(40)))
 
 
+def _with_its_own_mark(item):
+    return _part(attrs.evolve(item, is_mark_known=True) if isinstance(item, FetchPlan) else item)
+
+
 # name: what is replaced by what
 CLUSTER_MUTANTS = {
     "an ack does not wait for the replicas": _from(6, (Leadership, "high_watermark", _own_end)),
@@ -90,6 +95,7 @@ CLUSTER_MUTANTS = {
     "a new leader believes to know what counts": _from(
         8, (ReplicaPart, "_is_settled", _always), (Leadership, "is_known", _always)
     ),
+    "a new leader tells whatever mark it has": _from(421, (fetch, "_part", _with_its_own_mark)),
     "coordinators answer before their replicas know": _from(6, (journal, "Append", partial(Append, acks=LEADER_ONLY))),
     "in-sync sets are written over whatever there is": _from(4, (isr, "_operations", _over_everything)),
 }
