@@ -324,8 +324,8 @@ class ClusterAdmin:
         self._check_known([node_id], await self.records())
         if node_id in self.registration.nodes.records:
             raise NodeAlive(f"node {node_id} is alive: stop it first")
-        await self._members.forget(node_id)
         await self._store.txn([Del(f"{DRAINING}{node_id}")])
+        await self._members.forget(node_id)  # the last step: until then it is known, and may be removed again
         self._log.info("node_removed", node=node_id)
 
     def _check_known(self, nodes: Iterable[int], records: Iterable[PartitionRecord]) -> None:

@@ -558,7 +558,7 @@ class PartitionActor(ReplicaPart, Actor):
             FetchPlan(
                 lease, plan.position, plan.size, log.high_watermark, log.last_stable_offset, log.log_start_offset,
                 plan.aborted, is_resident=is_resident, next_offset=plan.next_offset, log_end_offset=log.log_end_offset,
-                is_mark_known=self._is_mark_known(log),
+                is_mark_known=self._is_mark_known(log), is_current=self._term_of(message),
             )
         )  # fmt: skip
 

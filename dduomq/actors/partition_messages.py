@@ -3,6 +3,8 @@
 Always true: a message is frozen; an answer that holds a lease has a `close`.
 """
 
+from collections.abc import Callable
+
 import attrs
 import trio
 
@@ -133,7 +135,8 @@ class Close(Message):
 class FetchPlan:
     """What a fetch may read: `size` bytes at `position` of `lease`, or nothing (`lease` None).
 
-    `is_mark_known`: nothing that older leaders may have acked lies above the high watermark.
+    `is_mark_known`: nothing that older leaders may have acked lies above the high watermark. `is_current()`: it is
+    still the same leadership; for followers, who are given what may be cut behind it.
     """
 
     lease: Lease | None
@@ -148,6 +151,7 @@ class FetchPlan:
     next_offset: int = -1  # behind what is read, where anything is
     log_end_offset: int = -1
     is_mark_known: bool = True
+    is_current: Callable[[], bool] = attrs.field(default=lambda: True, eq=False, repr=False)
 
     def close(self) -> None:
         if self.lease is not None:

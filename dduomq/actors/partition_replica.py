@@ -5,13 +5,14 @@ log on, and never in one in which an earlier life of it may have served; a follo
 only; what changes hands has been written to its end before. Who leads and loses its disk says so, and names another.
 """
 
+from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING
 
 import attrs
 
 from dduomq.actors.partition_following import FollowerPart, Replica
-from dduomq.actors.partition_messages import Append, Purge, ReplicasState
+from dduomq.actors.partition_messages import Append, Fetch, Purge, ReplicasState
 from dduomq.actors.replica_messages import (
     Assign,
     Change,
@@ -208,6 +209,14 @@ class ReplicaPart(FollowerPart):
             return True
         leadership = self._replica.leadership
         return leadership is not None and leadership.is_known(log.high_watermark)
+
+    def _term_of(self, message: Fetch) -> Callable[[], bool]:
+        """Tells a follower's fetch whether this leadership still lasts. Behind its end the log may be cut."""
+        replica = self._replica
+        if replica is None or not isinstance(message, ReplicaFetch):
+            return _always
+        leadership = replica.leadership
+        return lambda: leadership is not None and replica.leadership is leadership
 
     def _wrote(self) -> None:
         """The log has grown by a leader's appends."""
@@ -423,6 +432,10 @@ class ReplicaPart(FollowerPart):
         if leadership is None or log is None or not leadership.is_known(log.high_watermark):
             return False
         return log.high_watermark >= log.log_end_offset  # an append that was given up in doubt may count yet
+
+
+def _always() -> bool:
+    return True
 
 
 def _wake(replica: Replica) -> None:

@@ -190,10 +190,14 @@ class ReplicationLink:
         self._catch_up.pass_time(now)
 
     def _next_parts(self, now: float) -> list[_Part]:
-        """Those whose turn it is; none while the other node can't be reached, or enough is under way."""
+        """Those whose turn it is; none while the other node can't be reached, or enough is under way.
+
+        There may be one fetch more for those that catch up: else a busy link would lose its place in the line.
+        """
         parts: list[_Part] = []
         is_in_line = False
-        may_ask = self._in_flight < REPLICA_FETCHES_MAX and now >= self._down_until
+        is_full = self._in_flight >= REPLICA_FETCHES_MAX
+        may_ask = self._in_flight <= REPLICA_FETCHES_MAX and now >= self._down_until
         for part in self._ready.values() if may_ask else ():
             if len(parts) == PARTITIONS_PER_REQUEST_MAX:
                 break
@@ -203,6 +207,8 @@ class ReplicationLink:
                 if asked is None:
                     continue
                 part.asked = asked
+            elif is_full:
+                continue
             parts.append(part)
         if not is_in_line:
             self._catch_up.leave(self)
@@ -262,15 +268,15 @@ class ReplicationLink:
 
     def _take(self, part: _Part, item: PeerFetchedPart, piece: memoryview) -> None:
         """Hand a partition what came for it; one for which nothing is new is asked for again at once."""
+        is_late = part.asked or part.offset < item.high_watermark
+        self._catch_up.answered(part.asked, len(piece) if is_late else 0)
+        part.asked = 0
         if not self._is_current(part):
             return
         if item.code:
             self._failed(part, from_code(item.code, item.message or ""))
             return
         part.leader_mark = item.high_watermark
-        if part.is_behind:
-            self._catch_up.answered(part.asked, len(piece))
-            part.asked = 0
         marks = (item.high_watermark, item.log_start_offset)
         is_inside = item.log_start_offset <= part.offset <= item.log_end_offset
         if not len(piece) and item.diverging_epoch < 0 and is_inside and marks == part.marks:

@@ -127,8 +127,9 @@ class ReplicaServer:
 def _take(found: Found) -> tuple[FetchPlan, Chunk | None]:
     """A plan, and what is to be sent of it. Raises the error that is there instead, `CorruptMessage` and the like.
 
-    What is committed is never cut, so it may go from the file whenever the socket takes it; what is above the high
-    watermark is read now: were this leader deposed meanwhile, other records might lie there when it is sent.
+    What is committed is never cut, so it may go from the file whenever the socket takes it. What is above the high
+    watermark is read now, and counts only if this leadership still lasts then: behind it the log may be cut, and
+    records of another past, older than this leader's even, may lie at that place.
     """
     if isinstance(found, DduomqError):
         raise found
@@ -142,7 +143,7 @@ def _take(found: Found) -> tuple[FetchPlan, Chunk | None]:
         raise CorruptMessage(f"the log can't be read: {error.strerror}") from error
     finally:
         found.close()
-    if len(data) != found.size:
+    if len(data) != found.size or not found.is_current():
         raise LeaderNotAvailable("the log has just been cut; fetch again")
     return found, data
 

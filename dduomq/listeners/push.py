@@ -108,7 +108,8 @@ class PushStream:
 
     def _head(self, plan: FetchPlan, size: int, cost: int) -> bytes:
         self._credits -= cost
-        pushed = Pushed(cost, plan.high_watermark, plan.last_stable_offset, plan.log_start_offset, size, plan.aborted)
+        mark = plan.high_watermark if plan.is_mark_known else native.UNKNOWN_MARK
+        pushed = Pushed(cost, mark, plan.last_stable_offset, plan.log_start_offset, size, plan.aborted)
         return frame.write(native.answer_header(self._correlation, pushed), size)
 
 

@@ -64,8 +64,8 @@ class CatchUp:
 
     def answered(self, asked: int, got: int) -> None:
         """What came instead of so much that was asked for; a batch is never split, so it may be more."""
-        if asked:
-            self._left += asked - got
+        self._left += asked - got
+        if asked > got:
             self._wake_first()
 
     def _wake_first(self) -> None:

@@ -86,8 +86,11 @@ class Members:
 
     def __init__(self):
         self.members = {1, 2, 3}
+        self.fails = []
 
     async def forget(self, node_id):
+        if self.fails:
+            raise MetadataUnknown(self.fails.pop())
         self.members.discard(node_id)
 
 
@@ -271,7 +274,12 @@ async def test_a_member_that_is_away_and_keeps_nothing_is_there_until_it_is_remo
     """It came later, so no list of peers has it; its vote would stay for ever."""
     world.members.members.add(4)
     assert world.cluster.known == [1, 2, 3, 4]
-    await world.cluster.remove(4)
+    await world.cluster.drain(4, is_draining=True)
+    world.members.fails = ["nobody knows what became of it"]
+    with pytest.raises(MetadataUnknown):
+        await world.cluster.remove(4)
+    await world.cluster.remove(4)  # so it may be said again
+    assert world.registration.nodes.draining == set()
     assert world.members.members == {1, 2, 3}
     assert world.cluster.known == [1, 2, 3]
     with pytest.raises(NodeNotFound, match="the cluster has no node 4; it has 1, 2, 3"):

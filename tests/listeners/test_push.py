@@ -1,15 +1,19 @@
 """Pushing, on a virtual clock: records come as they are stored, never more than was asked for."""
 
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 import trio
 
+from dduomq.actors.partition_messages import FetchPlan
 from dduomq.client.consumer import Decoder
 from dduomq.client.record import Message
 from dduomq.errors import DduomqError, InvalidFilter, InvalidRequest, OffsetOutOfRange, UnknownTopicOrPartition
 from dduomq.limits import CREDITS_MAX
-from dduomq.wire import native
+from dduomq.listeners import fetch
+from dduomq.listeners.push import PushStream
+from dduomq.wire import frame, native
 from dduomq.wire.native_groups import Credit, Push, Pushed
 from tests.sim.machine import Machine
 
@@ -210,3 +214,12 @@ async def test_pulling_with_a_filter(autojump_clock):
         decoder = Decoder("t", 0, 0, None)
         assert [int(r.value) for r in decoder.decode(payload[: part.size], ())] == [0, 2, 4, 6, 8]
         assert decoder.position == 10
+
+
+def test_a_mark_that_is_not_known_is_not_told():
+    """By a stream as little as by a fetch."""
+    plan = FetchPlan(None, 0, 0, 1, 1, 0, is_mark_known=False)
+    stream = SimpleNamespace(_credits=9, _correlation=1)
+    told = frame.read_header(PushStream._head(stream, plan, 0, 1)[frame.PREFIX_BYTES :])
+    assert native.from_plain(Pushed, told[-1]).high_watermark == native.UNKNOWN_MARK
+    assert fetch._part(plan).high_watermark == native.UNKNOWN_MARK

@@ -172,6 +172,38 @@ async def test_the_limit_is_for_all_links_together_and_all_get_their_share(autoj
     await playing(leader, followers, scene, catch_up_bytes_per_s=100)
 
 
+async def test_a_busy_link_keeps_its_place_in_the_line(autojump_clock):
+    """All fetches that a link may have are always under way, for partitions that have news now and then."""
+    leader, followers = Leader(**{f"p{at}": 0 for at in range(34)}), [Follower(at) for at in range(34)]
+    leader.has.update(dict.fromkeys(range(30, 34), 100000))
+    leader.in_sync = set(range(30))
+
+    async def scene(replication):
+        for follower in followers[31:]:
+            replication.follow(follower.following(leader=2))
+        for turn in range(2_000):
+            leader.has[turn % 30] += 1
+            await trio.sleep(0.01)
+        got = [follower.offset for follower in followers[30:]]
+        assert 1_800 < sum(got) < 2_300
+        assert got[0] > 400  # half of it, or what three others leave
+
+    await playing(leader, followers, scene, catch_up_bytes_per_s=100)
+
+
+async def test_the_first_pieces_count_too(autojump_clock):
+    """Nobody knows before that they are behind: they come at once, and what comes next waits the longer for that."""
+    leader, followers = Leader(**{f"p{at}": 500 for at in range(100)}), [Follower(at) for at in range(100)]
+
+    async def scene(replication):
+        await trio.sleep(8)
+        assert sum(follower.offset for follower in followers) == 1_000
+        await trio.sleep(8)
+        assert 1_400 < sum(follower.offset for follower in followers) < 1_700
+
+    await playing(leader, followers, scene, catch_up_bytes_per_s=100)
+
+
 async def test_a_leader_that_does_not_answer_holds_up_no_other(autojump_clock):
     """What one link has asked for counts against the limit only until that much time has gone by."""
     leader, followers = Leader(p0=5_000_000, p1=5_000_000), [Follower(0), Follower(1)]

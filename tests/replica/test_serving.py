@@ -1,8 +1,10 @@
 """How a leader serves its followers, and what catching up may not take from others."""
 
 import pytest
+import trio
 
 from dduomq.actors.partition import PartitionActor
+from dduomq.listeners import peer_replication
 from dduomq.listeners.connection import FilePart
 from dduomq.wire.batch import iter_headers
 from dduomq.wire.peer_replication import PeerFetch, PeerFetchPart
@@ -51,6 +53,52 @@ async def test_what_is_small_is_sent_with_the_answer(autojump_clock):
         await cluster.until_alike(1, 2)
         _, chunks = await fetched(cluster, 0)
         assert chunks == [cluster.nodes[1].stored()]
+
+
+async def test_what_a_deposed_leader_reads_is_not_sent(autojump_clock, monkeypatch):
+    """Its log has been cut since it planned; at that place lies another past, of an older epoch than its own."""
+    held, go, is_armed = trio.Event(), trio.Event(), []
+
+    async def slow(disk, lease, position, size):
+        if is_armed:
+            is_armed.clear()
+            held.set()
+            await go.wait()
+
+    monkeypatch.setattr(peer_replication, "make_resident", slow)
+    async with running(nodes=3, segment_bytes="10000000") as cluster:
+        nodes = cluster.nodes
+        await cluster.send(1, b"0")
+        await cluster.until_alike(1, 2, 3)
+        cluster.cuts |= {(1, 2), (2, 3)}  # epoch 0: only node 3 gets what node 1 has
+        await cluster.send_aside(1, b"a")
+        await cluster.until(lambda: _keeps(nodes[3], 2))
+        cluster.deaf |= {1, 3}
+        await cluster.elect(2)  # epoch 1: node 2, for itself
+        await cluster.until(lambda: _leads(cluster, 2))
+        await cluster.send_aside(2, b"b")
+        await cluster.send_aside(2, b"c")
+        await cluster.until(lambda: _keeps(nodes[2], 3))
+        cluster.deaf.clear()
+        cluster.deaf.add(2)
+        await cluster.elect(1)  # epoch 2: node 1 plans to send what it gets now
+        await cluster.until(lambda: _leads(cluster, 1, epoch=2))
+        await trio.sleep(0.1)
+        is_armed.append(True)
+        await cluster.send_aside(1, b"x")
+        with trio.fail_after(5):
+            await held.wait()
+        cluster.deaf = {3}
+        cluster.cuts.discard((1, 2))
+        await cluster.elect(2)  # epoch 3: node 1 is cut, and gets b and c
+        await cluster.until(lambda: _alike(nodes[1], nodes[2]))
+        go.set()
+        await trio.sleep(0.5)
+        cluster.deaf.clear()
+        cluster.cuts.clear()
+        await cluster.send_to_leader(b"later")
+        await cluster.until_alike(1, 2, 3)
+        assert [value for _, value in nodes[3].values()] == [b"0", b"b", b"c", b"later"]
 
 
 async def test_catching_up_is_read_and_written_beside_the_event_loop(autojump_clock, monkeypatch):
@@ -143,9 +191,18 @@ async def _knows(cluster, node_id, mark):
     return plan.high_watermark == mark and plan.is_mark_known
 
 
-async def _leads(cluster, node_id):
+async def _leads(cluster, node_id, epoch=None):
     state = await cluster.nodes[node_id].describe()
-    return state.replicas is not None and state.replicas.role == "leading"
+    is_it = state.replicas is not None and state.replicas.role == "leading"
+    return is_it and epoch in {None, state.leader_epoch}
+
+
+async def _keeps(node, count):
+    return len(node.values()) == count
+
+
+async def _alike(one, other):
+    return one.stored() == other.stored()
 
 
 async def _ends_at(cluster, offset):
