@@ -225,4 +225,5 @@ TOPIC_MAKING_MS_MAX = 30_000  # so it takes no longer than that
 PREFERRED_GRACE_MS = 10_000  # a preferred replica is in sync so long before it leads again
 PREFERRED_PER_TICK = 100  # partitions that change their leader for that alone
 LEAVE_POLL_MS = 200
+SESSION_LOOK_MS = 100  # whether a node's session counts again
 QUORUM_NODES_ADVISED = 7  # with more than that the nodes' own quorum is not the best place for the metadata

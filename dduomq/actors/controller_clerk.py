@@ -243,7 +243,8 @@ class Clerk:
         self._start(self._admit, admitted)
 
     def _start(self, work: Callable[..., object], argument: object) -> None:
-        if self._nursery is not None:
+        """Nothing begins any more when the reign is ending: its nursery may be closed already."""
+        if self._nursery is not None and not self._nursery.cancel_scope.cancel_called:
             self._nursery.start_soon(work, self._reign, argument)  # type: ignore[arg-type]  # they are coroutines
 
     async def _write(self, reign: Reign, wishes: Sequence[Wish]) -> None:

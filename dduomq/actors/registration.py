@@ -28,7 +28,7 @@ from dduomq.cluster.image import (
 )
 from dduomq.cluster.ports import Check, Del, MetadataStore, Put, Session
 from dduomq.errors import ConfigError
-from dduomq.limits import LEAVE_POLL_MS
+from dduomq.limits import LEAVE_POLL_MS, SESSION_LOOK_MS
 from dduomq.ports import Clock, Rng
 
 STOP = ".stop"
@@ -106,12 +106,13 @@ class Registration:
         listener(self.nodes)
 
     async def registered(self) -> Session:
-        """Wait until this node has a valid session."""
+        """Wait until this node has a valid session: a new one, or the one it has, if that comes to count again."""
         while True:
             changed = self._changed
             if self.session is not None and self.session.is_valid:
                 return self.session
-            await changed.wait()
+            with trio.move_on_after(SESSION_LOOK_MS / 1000):  # nobody tells when a session counts again
+                await changed.wait()
 
     async def admitted(self) -> None:
         """Wait until the controller has dealt with the registration of now."""

@@ -71,7 +71,10 @@ class Session(Protocol):
 
     @property
     def is_valid(self) -> bool:
-        """By this node's own clock, counted from when the last beat that was answered had been sent."""
+        """By this node's own clock, counted from when the last beat that was answered had been sent.
+
+        It may come back without anybody being told, as long as the session is not lost.
+        """
 
     async def wait_lost(self) -> None:
         """Returns when the engine has ended it, or when by this node's own clock it may have."""

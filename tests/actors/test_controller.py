@@ -293,6 +293,60 @@ async def test_a_deposed_controller_leaves_no_trace(world, autojump_clock):
     assert world.controller() != first
 
 
+class Wavering:
+    """A session that may not count for a moment, and is not lost for that."""
+
+    def __init__(self, session):
+        self.session = session
+        self.counts = True
+
+    @property
+    def is_valid(self):
+        return self.counts and self.session.is_valid
+
+    async def wait_lost(self):
+        await self.session.wait_lost()
+
+
+async def test_a_controller_whose_session_counts_again_is_it_again(world, autojump_clock):
+    """Nobody else may become it, as the session is not lost, and nobody says that it counts again."""
+    for node_id in (1, 2, 3):
+        await world.start(node_id)
+    world.topic("t", [(2, 1, 3), (3, 1, 2), (1, 2, 3)])
+    await trio.sleep(1)
+    first = world.controller()
+    _, registration, controller = world.running[first]
+    session = registration.session = Wavering(registration.session)
+    controller._clerk.resign()
+    await trio.sleep(1)
+    assert controller.epoch == world.epoch()
+    session.counts = False
+    victim = next(node_id for node_id in (1, 2, 3) if node_id != first)
+    await world.kill(victim)
+    await trio.sleep(SETTLED_S)
+    assert controller.epoch == 0
+    assert any(record.leader == victim for record in world.all())
+    session.counts = True
+    await trio.sleep(SETTLED_S)
+    assert controller.epoch == world.epoch()
+    assert not any(record.leader == victim or victim in record.isr for record in world.all())
+
+
+async def test_nothing_begins_when_a_reign_is_ending(world, autojump_clock):
+    """Whatever the controller asks for meanwhile: its actor does not crash for it, and the reign ends."""
+    await world.start(1)
+    clerk = world.running[1][2]._clerk
+    clerk.resign()
+    for _ in range(100):
+        if clerk.epoch == 0:
+            break
+        clerk.read({})
+        await trio.lowlevel.checkpoint()
+    assert clerk.epoch == 0
+    await trio.sleep(SETTLED_S)
+    assert clerk.epoch == world.epoch()
+
+
 async def test_two_nodes_of_one_number_do_not_live_together(world, autojump_clock):
     """The second one says what to do; the first goes on."""
     first = await world.start(1)
