@@ -17,6 +17,7 @@ import sniffio
 import structlog
 import trio
 
+from dduomq import heap
 from dduomq.actors.nursery import open_flat_nursery
 from dduomq.builder import Builder, Node
 from dduomq.config import Config, from_values
@@ -153,7 +154,8 @@ async def main(args: Sequence[str]) -> None:
 
     config = Config.load(args, os.environ)
     log = make_log(config.log_level, config.log_format)
-    async with build(real_ports(), config, log=log) as node:
+    async with open_flat_nursery() as nursery, build(real_ports(), config, log=log) as node:
+        nursery.start_soon(heap.tend)
         log.info(
             "node_ready",
             node_id=node.node_id,

@@ -116,6 +116,12 @@ class RouterSetup:
     on_change: Callable[[], None] = lambda: None
 
 
+def _record(seen: PartitionSeen) -> PartitionRecord:
+    """Of a partition that is there."""
+    assert seen.record is not None
+    return seen.record
+
+
 class RouterActor(Actor):
     __slots__ = (
         "_awaiting", "_changed", "_closing", "_deferred", "_disk", "_doors", "_going", "_has_opened", "_held",
@@ -139,7 +145,7 @@ class RouterActor(Actor):
         self._routes = routes
         self._disk = DiskClient(setup.world.disk)
         self._held: dict[Key, PartitionSeen] = {}
-        self._changed: dict[str, None] = {}  # topics whose partitions' records have
+        self._changed: dict[str, set[int]] = {}  # partitions whose records have, by their topic's id
         self._told: dict[Key, int] = {}  # which version of its record a replica of this node knows
         self._local: dict[Key, Mailbox] = {}
         self._doors: dict[Key, Mailbox] = {}
@@ -205,40 +211,51 @@ class RouterActor(Actor):
     def _on_partitions_seen(self, message: PartitionsSeen) -> None:
         """Roles change here; topics whose records are still to come find theirs when they come."""
         if message.is_whole:
-            self._changed |= dict.fromkeys(topic_id for topic_id, _ in self._held)
+            for topic_id, at in self._held:
+                self._changed.setdefault(topic_id, set()).add(at)
             self._held = {}
         for seen in message.partitions:
             held = self._held.get((seen.topic_id, seen.partition))
             if held is not None and seen.version < held.version:
                 continue  # told late: what was read since is newer
-            self._changed[seen.topic_id] = None
+            self._changed.setdefault(seen.topic_id, set()).add(seen.partition)
             if seen.record is None:
                 self._held.pop((seen.topic_id, seen.partition), None)
             else:
                 self._held[seen.topic_id, seen.partition] = seen
 
-    def _route_anew(self, topics: Iterable[str]) -> None:
+    def _route_anew(self, changed: Mapping[str, set[int]]) -> None:
         table = dict(self._routes.table)
-        for topic_id in topics:
+        for topic_id, numbers in changed.items():
             name = self._routes.name_of(topic_id)
             if name is not None:
-                held = table[name]
-                table[name] = self._route(held.record, held.settings)
+                table[name] = self._route_some(table[name], sorted(numbers))
         self._swap(table)
 
     # --- partitions ---------------------------------------------------------------------------------
 
     def _route(self, record: TopicRecord, settings: TopicSettings) -> TopicRoute:
         """The topic's partitions as their records want them: replicas of this node are started, told, or let go."""
-        mailboxes, records = list[Mailbox](), list[PartitionRecord]()
-        for at in range(record.partitions):
-            seen = self._seen(record, at)
-            assert seen.record is not None
-            mailboxes.append(self._place(record, settings, seen))
-            records.append(seen.record)
+        seen = [self._seen(record, at) for at in range(record.partitions)]
+        mailboxes = tuple([self._place(record, settings, one) for one in seen])
         found = {at: self._local.get((record.topic_id, at)) for at in range(record.partitions)}
         kept = {at: mailbox for at, mailbox in found.items() if mailbox is not None}
-        return TopicRoute(record, settings, tuple(mailboxes), tuple(records), kept)
+        return TopicRoute(record, settings, mailboxes, tuple([_record(one) for one in seen]), kept)
+
+    def _route_some(self, route: TopicRoute, numbers: Iterable[int]) -> TopicRoute:
+        """The same where the records of these partitions alone have changed: of the others nothing is looked at."""
+        mailboxes, records, kept = list(route.partitions), list(route.records), dict(route.kept)
+        for at in numbers:
+            if at >= len(records):
+                continue  # the topic's own record is still to come
+            seen = self._seen(route.record, at)
+            mailboxes[at], records[at] = self._place(route.record, route.settings, seen), _record(seen)
+            local = self._local.get((route.record.topic_id, at))
+            if local is not None:
+                kept[at] = local
+            else:
+                kept.pop(at, None)
+        return attrs.evolve(route, partitions=tuple(mailboxes), records=tuple(records), kept=kept)
 
     def _seen(self, record: TopicRecord, at: int) -> PartitionSeen:
         """Who keeps the partition; a node alone does, and before it is known nobody leads it."""
@@ -363,7 +380,7 @@ class RouterActor(Actor):
         elif message.topic in self._deferred:
             self._on_topic_seen(self._deferred.pop(message.topic))
         if message.key in self._held:  # it is to be here again
-            self._changed[message.key[0]] = None
+            self._changed.setdefault(message.key[0], set()).add(message.key[1])
 
     # --- waiting ------------------------------------------------------------------------------------
 
