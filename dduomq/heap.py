@@ -4,7 +4,7 @@ CPython counts references, and besides looks through all objects for cycles that
 the young ones that survived are a quarter of the old: with 10,000 partitions every other second, for half a second,
 which is longer than the other nodes wait for the leader of the metadata. So what has survived once is frozen
 (`gc.freeze`): it is given back as before when the last reference goes, but not looked at again until the heap has grown
-by a quarter. Garbage that lies among it makes it grow as well, so that never more than that is wasted.
+by half. Garbage that lies among it makes it grow as well, so that never more than that is wasted.
 
 For a process of its own: a program that embeds a node keeps the collector as it is.
 """
@@ -15,7 +15,7 @@ import sys
 import trio
 
 LOOK_S = 1.0
-GROWTH = 1.25
+GROWTH = 1.5
 GROWTH_BLOCKS_MIN = 100_000  # some 10 MB
 
 

@@ -151,8 +151,11 @@ FILTER_NUMBER_CHARACTERS_MAX = 64  # a longer number is none
 REPLICA_LAG_MAX_MS = 10_000  # a follower that is behind for so long is in sync no more
 REPLICA_CHECK_MS = 5_000  # so often a leader looks for those, and for appends that wait too long for followers
 REPLICA_FETCH_WAIT_MS = 2_000  # of partitions without news, at the leader
-REPLICA_FETCH_WAIT_MS_SHORT = 20  # of the last fetch that may be on its way: who comes next must not wait long
 REPLICA_FETCHES_MAX = 8  # on their way from one node to one other
+REPLICA_FETCHES_WAITING_MAX = 4  # at the leader; one more, and the oldest is answered, so that new ones may come
+REPLICA_FETCH_PARTS_MAX = 500  # that are asked for, or answered, at once: others have their turn
+REPLICA_LINE_MS = 300_000  # then a follower asks for everything anew
+REPLICA_STAND_MS = 10_000  # what stands for so long is looked at again, should nobody have said that there is news
 REPLICA_FETCH_BYTES_MAX = 8 * MIB
 REPLICA_PART_BYTES_MAX = 1 * MIB
 REPLICA_PART_BYTES_MIN = 64 * KIB  # however slowly replicas may catch up
@@ -168,6 +171,7 @@ METADATA_TRANSACTION_BYTES_MAX = 512 * KIB  # half of what ZooKeeper takes in on
 METADATA_CALL_TIMEOUT_MS = 5_000  # then an engine that stands elsewhere is taken as out of reach
 METADATA_START_TIMEOUT_MS = 10_000
 METADATA_SCAN_PAGE = 1_000  # keys of one answer
+METADATA_WATCH_TAKEN_MAX = 32  # by one watcher, before others have their turn
 METADATA_WATCH_KEYS_MAX = 1_024  # that one watcher has not taken yet; beyond that it scans again
 
 # the metadata quorum

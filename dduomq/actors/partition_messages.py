@@ -38,6 +38,9 @@ class Watcher:
         if self._of is not None:
             self._of.wake()
 
+    def note(self) -> None:
+        """The high watermark alone has moved."""
+
     def sleep(self) -> None:
         """To be woken once more."""
         self._event = trio.Event()

@@ -67,6 +67,7 @@ class ReplicaPart(FollowerPart):
             if self._log is not None:
                 self._count(self._log)
             self._answer_purges(replica)
+            _wake(replica)  # whoever is in sync no more must ask anew
         self._take_role()
 
     def _take_role(self) -> None:
@@ -250,7 +251,11 @@ class ReplicaPart(FollowerPart):
         while local and local[0][0] < safe:
             _, append, outcome = local.popleft()
             self._ack(log, append, outcome)
-        self._advance(log, leadership.high_watermark(safe, log.high_watermark))
+        before = log.high_watermark
+        self._advance(log, leadership.high_watermark(safe, before))
+        if log.high_watermark != before:
+            for watcher in replica.watchers:
+                watcher.note()
 
     def _replica_fetch(self, log: PartitionLog, message: ReplicaFetch) -> None:
         replica, leadership = self._replica, self._check_leads()
@@ -268,7 +273,7 @@ class ReplicaPart(FollowerPart):
         now = self._world.clock.monotonic()
         leadership.fetched(
             message.follower, message.offset, message.follower_epoch, log_end=end, now=now,
-            log_start=message.log_start_offset,
+            log_start=message.log_start_offset, standing=message.standing,
         )  # fmt: skip
         self._answer_purges(replica)
         self._count(log)

@@ -9,6 +9,7 @@ from dduomq.actors.actor import Mailbox, Message
 from dduomq.actors.partition_messages import Fetch
 from dduomq.cluster.image import PartitionRecord
 from dduomq.errors import DduomqError
+from dduomq.replica.leader import Standing
 
 
 class NotAReplica(DduomqError):
@@ -30,13 +31,15 @@ class Assign(Message):
 class ReplicaFetch(Fetch):
     """A follower asks for what comes behind `offset`, up to the end of the log; all before it is safe there.
 
-    `follower_epoch`: of its node, the version of its key. `isolation` means nothing here.
+    `follower_epoch`: of its node, the version of its key. `isolation` means nothing here. `standing`: how long it
+    waits, if nothing is there; see `dduomq.replica.leader.Standing`.
     """
 
     follower: int
     follower_epoch: int
     isolation: int = 0
     log_start_offset: int = 0
+    standing: Standing | None = None
 
 
 @attrs.frozen(kw_only=True)

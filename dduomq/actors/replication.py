@@ -1,14 +1,16 @@
 """Fetching what this node follows: for each node that leads some of it one task, which asks for all of it together.
 
 Tasks with a list, no actors, since the other node must be waited for; what it answers goes to the partitions as
-messages. Always true: a partition is in one fetch at most, or in the hands of its actor, so its next fetch says what is
-safe; what is under way for a leadership that is over is dropped. A fetch waits at the leader until one of its
-partitions has news; those that get some come back by themselves, in a fetch of their own, so that the busy ones don't
-ask for the quiet ones each time. Who was served goes to the end of the line, so that catching up starves nobody.
+messages. Always true: a partition is asked for once at most, or in the hands of its actor, so that the next time says
+what is safe; what is under way for a leadership that is over is dropped. What is asked for stands at the leader until
+there is news, and comes with the answer to whichever fetch waits there then: so the quiet ones are asked for once, and
+one fetch at least is always under way. When an answer is lost, or this node has registered anew, a new line begins, and
+all is asked for anew. Who was served goes to the end of those that are ready, so that catching up starves nobody.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 
 import attrs
 import structlog
@@ -19,13 +21,13 @@ from dduomq.actors.replica_messages import FollowerAt, Following, Replicate
 from dduomq.cluster.ports import PeerLinks
 from dduomq.errors import DduomqError, FencedLeaderEpoch, NotLeader, UnknownLeaderEpoch, WireError, from_code
 from dduomq.limits import (
-    PARTITIONS_PER_REQUEST_MAX,
     REPLICA_BACKOFF_MS,
     REPLICA_BACKOFF_MS_MAX,
     REPLICA_FETCH_BYTES_MAX,
+    REPLICA_FETCH_PARTS_MAX,
     REPLICA_FETCH_WAIT_MS,
-    REPLICA_FETCH_WAIT_MS_SHORT,
     REPLICA_FETCHES_MAX,
+    REPLICA_LINE_MS,
     REPLICA_PART_BYTES_MAX,
     REPLICA_REQUEST_TIMEOUT_MS,
 )
@@ -39,7 +41,10 @@ NOT_YET = -1
 
 @attrs.define(slots=True, eq=False)
 class _Part:
-    """A partition that is followed. `marks`: the high watermark and log start that it has been told."""
+    """A partition that is followed. `marks`: the high watermark and log start that it has been told.
+
+    `number`: of what it has asked for and waits for; 0: nothing.
+    """
 
     following: Following
     offset: int
@@ -49,6 +54,7 @@ class _Part:
     failures: int = 0
     log_start: int = 0
     asked: int = 0  # bytes that it is to catch up by, on their way
+    number: int = 0
 
     @property
     def key(self) -> int:
@@ -121,6 +127,11 @@ class ReplicationLink:
         self._leader = leader
         self._parts: dict[int, _Part] = {}
         self._ready: dict[int, _Part] = {}  # in the order in which they are served
+        self._standing: dict[int, _Part] = {}  # asked for, by number
+        self._numbers = count(1)
+        self._line = 0
+        self._node_epoch = 0
+        self._anew_at = 0.0  # when the next line begins at the latest
         self._held: dict[int, tuple[float, _Part]] = {}  # until when
         self._in_flight = 0
         self._failures = 0
@@ -139,7 +150,9 @@ class ReplicationLink:
 
     def drop(self, mailbox: Mailbox) -> None:
         key = id(mailbox)
-        self._parts.pop(key, None)
+        part = self._parts.pop(key, None)
+        if part is not None:
+            self._standing.pop(part.number, None)
         self._ready.pop(key, None)
         self._held.pop(key, None)
 
@@ -175,13 +188,33 @@ class ReplicationLink:
                 self._news = trio.Event()
                 now = self._world.clock.monotonic()
                 self._release(now)
+                self._check_line(now)
                 parts = self._next_parts(now)
-                if parts:
+                if parts or self._must_listen(now):
                     self._in_flight += 1
-                    nursery.start_soon(self._fetch, parts)
+                    nursery.start_soon(self._fetch, parts, self._question(parts))
                     continue
                 with trio.move_on_after(self._pause_s(now)):
                     await self._news.wait()
+
+    def _check_line(self, now: float) -> None:
+        """A line stands for one registration of this node; and whatever went wrong with it, it does not for ever."""
+        node_epoch = self._world.node_epoch()
+        if node_epoch != self._node_epoch or now >= self._anew_at:
+            self._node_epoch = node_epoch
+            self._begin_anew(now)
+
+    def _begin_anew(self, now: float) -> None:
+        """Nothing stands any more at the leader, or nobody knows."""
+        self._line += 1
+        self._anew_at = now + REPLICA_LINE_MS / 1000
+        standing, self._standing = self._standing, {}
+        for part in standing.values():
+            self._go_on(part)
+
+    def _must_listen(self, now: float) -> bool:
+        """Whether something stands, and no fetch is there to bring the news."""
+        return bool(self._standing) and not self._in_flight and now >= self._down_until
 
     def _release(self, now: float) -> None:
         for key in [key for key, (until, _) in self._held.items() if until <= now]:
@@ -199,7 +232,7 @@ class ReplicationLink:
         is_full = self._in_flight >= REPLICA_FETCHES_MAX
         may_ask = self._in_flight <= REPLICA_FETCHES_MAX and now >= self._down_until
         for part in self._ready.values() if may_ask else ():
-            if len(parts) == PARTITIONS_PER_REQUEST_MAX:
+            if len(parts) == REPLICA_FETCH_PARTS_MAX:
                 break
             if part.is_behind:
                 asked = None if is_in_line else self._catch_up.take(self)
@@ -214,41 +247,38 @@ class ReplicationLink:
             self._catch_up.leave(self)
         for part in parts:
             del self._ready[part.key]
+            part.number = next(self._numbers)
+            self._standing[part.number] = part
         return parts
 
     def _pause_s(self, now: float) -> float:
         until = [until for until, _ in self._held.values()]
-        if self._ready and now < self._down_until:
+        if (self._ready or self._standing) and now < self._down_until:
             until.append(self._down_until)
         until.append(now + self._catch_up.pause_s(self))
         return max(min(until) - now, 0)
 
-    async def _fetch(self, parts: Sequence[_Part]) -> None:
-        piece_bytes = self._catch_up.piece_bytes
-        wait_ms = REPLICA_FETCH_WAIT_MS_SHORT if self._in_flight >= REPLICA_FETCHES_MAX else REPLICA_FETCH_WAIT_MS
-        body = PeerFetch(
-            self._world.node_epoch(),
-            wait_ms,
-            REPLICA_FETCH_BYTES_MAX,
-            tuple(
-                PeerFetchPart(
-                    part.following.topic_id, part.following.partition, part.following.leader_epoch, part.offset,
-                    part.last_epoch, REPLICA_PART_BYTES_MAX if part.is_abreast else piece_bytes, part.log_start,
-                )
-                for part in parts
-            ),
-        )  # fmt: skip
+    def _question(self, parts: Sequence[_Part]) -> PeerFetch:
+        asked = tuple([self._asked(part) for part in parts])
+        return PeerFetch(self._node_epoch, REPLICA_FETCH_WAIT_MS, REPLICA_FETCH_BYTES_MAX, asked, self._line)
+
+    async def _fetch(self, parts: Sequence[_Part], question: PeerFetch) -> None:
+        """Ask for these, and take whatever comes, of them or of others that stand."""
+        begun = self._world.clock.monotonic()
         try:
             link = self._world.links.link(self._leader)
-            timeout_s = (wait_ms + REPLICA_REQUEST_TIMEOUT_MS) / 1000
-            answer, payload = await link.request(body, timeout_s=timeout_s)
-            pieces = _split(answer, len(parts), payload)
+            timeout_s = (REPLICA_FETCH_WAIT_MS + REPLICA_REQUEST_TIMEOUT_MS) / 1000
+            answer, payload = await link.request(question, timeout_s=timeout_s)
+            pieces = _split(answer, payload)
         except DduomqError as error:
-            self._unreachable(parts, error)
+            if question.line == self._line:
+                self._unreachable(error)
         else:
-            self._failures = 0
-            for part, item, piece in zip(parts, answer.parts, pieces, strict=True):
-                self._take(part, item, piece)
+            self._answered(begun, answer)
+            for item, piece in zip(answer.parts, pieces, strict=True):
+                part = self._standing.pop(item.number, None)
+                if part is not None:
+                    self._take(part, item, piece)
         finally:
             for part in parts:
                 self._catch_up.answered(part.asked, 0)
@@ -256,13 +286,27 @@ class ReplicationLink:
             self._in_flight -= 1
             self.wake()
 
-    def _unreachable(self, parts: Sequence[_Part], error: DduomqError) -> None:
+    def _asked(self, part: _Part) -> PeerFetchPart:
+        following = part.following
+        max_bytes = REPLICA_PART_BYTES_MAX if part.is_abreast else self._catch_up.piece_bytes
+        return PeerFetchPart(
+            following.topic_id, following.partition, following.leader_epoch, part.offset, part.last_epoch, max_bytes,
+            part.log_start, part.number, part.marks[0],
+        )  # fmt: skip
+
+    def _answered(self, begun: float, answer: PeerFetched) -> None:
+        self._failures = 0
+        now = self._world.clock.monotonic()
+        if not answer.parts and self._in_flight == 1 and (now - begun) * 1000 < REPLICA_FETCH_WAIT_MS / 2:
+            self._down_until = now + _backoff_s(0)  # a leader that does not wait is not asked without end
+
+    def _unreachable(self, error: DduomqError) -> None:
         if not self._failures:
             self._world.log.warning("replication_interrupted", leader=self._leader, reason=error.message)
-        self._down_until = self._world.clock.monotonic() + _backoff_s(self._failures)
+        now = self._world.clock.monotonic()
+        self._down_until = now + _backoff_s(self._failures)
         self._failures += 1
-        for part in parts:
-            self._go_on(part)
+        self._begin_anew(now)
 
     # --- sharing out --------------------------------------------------------------------------------
 
@@ -313,9 +357,9 @@ def _backoff_s(failures: int) -> float:
     return min(REPLICA_BACKOFF_MS << min(failures, 10), REPLICA_BACKOFF_MS_MAX) / 1000
 
 
-def _split(answer: object, count: int, payload: memoryview) -> list[memoryview]:
+def _split(answer: object, payload: memoryview) -> list[memoryview]:
     """Each part's records. Raises `WireError` if the answer is not one to this question."""
-    if not isinstance(answer, PeerFetched) or len(answer.parts) != count:
+    if not isinstance(answer, PeerFetched):
         raise WireError("a fetch was answered with something else")
     pieces = []
     position = 0

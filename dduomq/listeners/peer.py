@@ -8,6 +8,7 @@ can't hold up the nodes among themselves; nonsense ends the connection, with one
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 from typing import Any, TypeAlias
 
 import attrs
@@ -41,11 +42,12 @@ from dduomq.wire.peer_hello import (
 
 @attrs.frozen
 class PeerContext:
-    """Who asks: a node that has proved itself."""
+    """Who asks: a node that has proved itself. `connection`: a later one has a higher number."""
 
     node_id: int
     directory_id: str
     address: str
+    connection: int = 0
 
 
 Handler: TypeAlias = Callable[[PeerContext, Any, memoryview], Awaitable[tuple[object, Sequence[Chunk]]]]
@@ -90,6 +92,7 @@ class PeerServer:
         self.log = log
         self.on_peer = on_peer
         self.buffers = Buffers(PEER_REQUEST_BYTES_MAX)
+        self.numbers = count(1)
         handlers.on_request(AskFacts, self._facts)
 
     async def _facts(self, _c: PeerContext, _b: AskFacts, _p: memoryview) -> tuple[PeerFacts, Sequence[Chunk]]:
@@ -147,7 +150,7 @@ class PeerSession:
 
     def _let_in(self, hello: PeerHello) -> None:
         address = self._connection.peer
-        self._context = PeerContext(hello.node_id, hello.directory_id, address)
+        self._context = PeerContext(hello.node_id, hello.directory_id, address, next(self._peers.numbers))
         self._cutter.frame_bytes_max = FRAME_BYTES_MAX
         self._peers.book.seen[hello.node_id] = Seen(hello.directory_id, address, self._is_alive, hello.life)
 

@@ -7,17 +7,26 @@ as the topic promises. Times are monotonic seconds.
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import attrs
 
 UNKNOWN = -1
 
 
+class Standing(Protocol):
+    """A fetch that waits for news."""
+
+    @property
+    def heard_at(self) -> float:
+        """When its node was last known to wait for it."""
+
+
 @attrs.define(slots=True)
 class Follower:
     """`position` is UNKNOWN until it has fetched in this leadership, `epoch` its node's at its last fetch.
 
-    `log_start`: where its log begins, for good.
+    `log_start`: where its log begins, for good. `standing`: its last fetch.
     """
 
     position: int = UNKNOWN
@@ -26,6 +35,18 @@ class Follower:
     caught_up_at: float = 0.0
     fetched_at: float = 0.0
     end_at_fetch: int = 0
+    standing: Standing | None = None
+
+    @property
+    def seen_at(self) -> float:
+        """When it last fetched, or was known to wait for the answer."""
+        return self.fetched_at if self.standing is None else max(self.fetched_at, self.standing.heard_at)
+
+    @property
+    def had_all_at(self) -> float:
+        """When it lacked nothing. Who fetched at the log's end, and waits, lacks nothing as long as it waits."""
+        is_abreast = self.position != UNKNOWN and self.position >= self.end_at_fetch
+        return max(self.caught_up_at, self.seen_at) if is_abreast else self.caught_up_at
 
 
 class Leadership:
@@ -67,7 +88,7 @@ class Leadership:
         self.followers = {node: held or Follower(caught_up_at=self._began_at) for node, held in kept.items()}
         for node, held in self.followers.items():
             if node in self.isr and node not in before:
-                held.caught_up_at = max(held.caught_up_at, held.fetched_at)
+                held.caught_up_at = max(held.caught_up_at, held.seen_at)
             elif node in before and node not in self.isr:
                 held.position = UNKNOWN  # whoever took it out knows why: it must ask anew
 
@@ -97,7 +118,8 @@ class Leadership:
     # --- positions ----------------------------------------------------------------------------------
 
     def fetched(
-        self, node: int, position: int, epoch: int, *, log_end: int, now: float, log_start: int = 0
+        self, node: int, position: int, epoch: int, *, log_end: int, now: float, log_start: int = 0,
+        standing: Standing | None = None,
     ) -> None:  # fmt: skip
         """A follower asks for `position`: all before it is there. It may have gone back, if it lost something."""
         held = self.followers.get(node)
@@ -106,8 +128,8 @@ class Leadership:
         if position >= log_end:
             held.caught_up_at = now
         elif held.position != UNKNOWN and position >= held.end_at_fetch:
-            held.caught_up_at = max(held.caught_up_at, held.fetched_at)
-        held.position, held.epoch, held.log_start = position, epoch, log_start
+            held.caught_up_at = max(held.caught_up_at, held.seen_at)
+        held.position, held.epoch, held.log_start, held.standing = position, epoch, log_start, standing
         held.fetched_at, held.end_at_fetch = now, log_end
 
     def high_watermark(self, own: int, before: int) -> int:
@@ -140,8 +162,8 @@ class Leadership:
             if held is None:
                 continue
             has_lost = UNKNOWN < held.position < high_watermark
-            is_behind = held.position < log_end or now - held.fetched_at > self._lag_max_s
-            if has_lost or (is_behind and now - held.caught_up_at > self._lag_max_s):
+            is_behind = held.position < log_end or now - held.seen_at > self._lag_max_s
+            if has_lost or (is_behind and now - held.had_all_at > self._lag_max_s):
                 late.append(node)
         return tuple(late)
 

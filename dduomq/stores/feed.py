@@ -7,15 +7,16 @@ however much came in between. It holds at most `METADATA_WATCH_KEYS_MAX` keys; o
 import trio
 
 from dduomq.cluster.ports import Changed, Resync
-from dduomq.limits import METADATA_WATCH_KEYS_MAX
+from dduomq.limits import METADATA_WATCH_KEYS_MAX, METADATA_WATCH_TAKEN_MAX
 
 
 class Feed:
     """One watcher's side of a watch; iterate over it, in one task."""
 
-    __slots__ = ("_changes", "_must_scan", "_wake")
+    __slots__ = ("_changes", "_must_scan", "_taken", "_wake")
 
     def __init__(self) -> None:
+        self._taken = 0  # since others had their turn
         self._changes: dict[str, Changed] = {}
         self._must_scan = False
         self._wake = trio.Event()
@@ -38,7 +39,10 @@ class Feed:
         return self
 
     async def __anext__(self) -> Changed | Resync:
-        await trio.lowlevel.checkpoint()
+        self._taken += 1
+        if self._taken >= METADATA_WATCH_TAKEN_MAX or not self._changes:
+            await trio.lowlevel.checkpoint()
+            self._taken = 0
         while not (self._must_scan or self._changes):
             self._wake = trio.Event()
             await self._wake.wait()

@@ -1,4 +1,8 @@
-"""How a node fetches what it keeps replicas of from the node that leads them. The records are the frame's payload."""
+"""How a node fetches what it keeps replicas of from the node that leads them. The records are the frame's payload.
+
+What a fetch asks for stands until there is news of it, and is answered then: to that fetch, or to a later one of the
+same `line`. So a fetch names only what has changed, as in Kafka's fetch sessions (KIP-227).
+"""
 
 from collections.abc import Mapping
 
@@ -9,7 +13,8 @@ import attrs
 class PeerFetchPart:
     """`offset`: all before it is safe with the follower; `last_epoch`: the leader epoch of its last record, or -1.
 
-    `log_start_offset`: where the follower's own log begins, whatever happens to it.
+    `log_start_offset`: where the follower's own log begins, whatever happens to it. `number`: the answer has it, too;
+    `high_watermark`: what the follower has been told.
     """
 
     topic_id: str
@@ -19,21 +24,27 @@ class PeerFetchPart:
     last_epoch: int
     max_bytes: int
     log_start_offset: int = 0
+    number: int = 0
+    high_watermark: int = -1
 
 
 @attrs.frozen
 class PeerFetch:
-    """`node_epoch`: the version of the follower's key in the metadata. The parts that come first are served first."""
+    """`node_epoch`: the version of the follower's key in the metadata. The parts that come first are served first.
+
+    `line`: a higher one makes what was asked for with a lower one void; it stands for one `node_epoch`.
+    """
 
     node_epoch: int
     max_wait_ms: int
     max_bytes: int
     parts: tuple[PeerFetchPart, ...]
+    line: int = 0
 
 
 @attrs.frozen
 class PeerFetchedPart:
-    """`size` bytes of the payload, in the order of the parts; or an error.
+    """`size` bytes of the payload, in the order of the parts; or an error. `number`: of what is answered.
 
     `diverging_epoch`, where it is not -1, and its `diverging_end`: up to there, at most, the two logs are the same.
     """
@@ -46,10 +57,13 @@ class PeerFetchedPart:
     size: int = 0
     diverging_epoch: int = -1
     diverging_end: int = -1
+    number: int = 0
 
 
 @attrs.frozen
 class PeerFetched:
+    """`parts`: those of which there is news, whichever fetch has asked for them."""
+
     parts: tuple[PeerFetchedPart, ...]
 
 

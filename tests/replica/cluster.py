@@ -47,6 +47,7 @@ LATENCY_S = 0.001
 @attrs.frozen
 class Asker:
     node_id: int
+    connection: int = 0
 
 
 def _ignored(_value, _error):
@@ -89,7 +90,9 @@ class FakeLink:
         node = self._node()
         asked = from_plain(PeerFetch, to_plain(body))
         with trio.move_on_after(timeout_s):
-            answer, chunks = await node.server.fetch(Asker(self.me), asked, memoryview(b""))
+            answer, chunks = await node.server.fetch(
+                Asker(self.me, self.cluster.nodes[self.me].life), asked, memoryview(b"")
+            )
             await trio.sleep(LATENCY_S)
             if self._node() is not node or node.life != self.cluster.nodes[self.other].life:
                 raise PeerUnavailable("it has gone meanwhile")
