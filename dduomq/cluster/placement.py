@@ -77,9 +77,9 @@ def place(
 ) -> list[tuple[int, ...]]:
     """The replicas of each of so many new partitions; the first is the preferred leader.
 
-    Leaders go round, each topic evenly; replicas go to zones that the partition is not in yet, and then to nodes that
-    keep few. A node that is draining gets one only if there are not enough others, and then one that is known but
-    `absent`. Raises `InvalidReplicationFactor`.
+    Leaders go round, each topic evenly, and so does who leads when the first one is gone; replicas go to zones that
+    the partition is not in yet, and then to nodes that keep few. A node that is draining gets one only if
+    there are not enough others, and then one that is known but `absent`. Raises `InvalidReplicationFactor`.
     """
     factor_of(len(nodes) + len(absent), factor)
     tiers = {node.node_id: int(node.is_draining) for node in nodes}
@@ -113,6 +113,7 @@ class _Round:
         self._leads: Counter[int] = Counter()
         self._keeps: Counter[int] = Counter()
         self._pairs: Counter[tuple[int, int]] = Counter()
+        self._heirs: Counter[tuple[int, int]] = Counter()  # who leads when the first one is gone
 
     def place(self, partitions: int, factor: int) -> list[tuple[int, ...]]:
         return [self._one(factor) for _ in range(partitions)]
@@ -139,7 +140,9 @@ class _Round:
         self._leads[leader] += 1
         self._keeps.update(chosen)
         self._pairs.update((leader, node) for node in chosen[1:])
-        return tuple(chosen)
+        followers = sorted(chosen[1:], key=lambda node: self._heirs[leader, node])
+        self._heirs.update((leader, node) for node in followers[:1])
+        return (leader, *followers)
 
     def _as_leader(self, node: int) -> tuple[int, ...]:
         leads = self._leads[node]

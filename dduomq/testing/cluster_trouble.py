@@ -1,11 +1,12 @@
 """What befalls the machines of a simulated cluster, from a seed.
 
 Always true: no more than a minority of the machines is down, cut off or damaged at once, but for a blackout, in which
-all lose their power together; every trouble ends, so that service must come back. Bits flip, and syncs fail, on one
-machine of a run only: what is whole elsewhere must mend it.
+all lose their power together, and a silence, in which none hears another; every trouble ends, so that service must come
+back. Bits flip, and syncs fail, on one machine of a run only: what is whole elsewhere must mend it.
 """
 
 from collections.abc import Callable
+from itertools import combinations
 from random import Random
 
 import trio
@@ -21,12 +22,13 @@ from dduomq.testing.store import MemoryEngine
 
 PAUSE_S = (0.1, 1.5)
 DOWN_MAX_S = 4.0  # much longer than a session
+SILENCE_S = (0.5, 7.0)  # no leader of the metadata for long, and then all sessions go on
 CUT_MAX_S = (3.0, 3.0, 12.0)  # the longest: replicas that do not hear each other leave the in-sync set
 SICK_MAX_S = 1.0
 AMBUSH = 0.5
 CATCHING_UP_S = 0.05
 CLOCK_JUMP_MAX_MS = 30 * 60_000
-BLACKOUT = "blackout"
+BLACKOUT, SILENCE = "blackout", "silence"
 CUT_OFF, ONE_WAY, CUT_PAIR = "cut off", "cut one way", "two cut from each other"
 SLOW, FULL, FAILING = "slow disk", "full disk", "failing sync"
 BROKEN, JUMP = "broken connection", "clock jump"
@@ -77,7 +79,7 @@ class Trouble:
                 if kind < 0.2:
                     self._trifle(nursery)
                 elif kind < 0.26 and not self._troubled:
-                    await self._blackout()
+                    await (self._blackout() if self._rng.random() < 0.6 else self._silence())
                 elif len(self._troubled) < self._capacity:
                     well = [host for host in self._hosts if host.node_id not in self._troubled]
                     host = self._rng.choice(well)
@@ -169,6 +171,16 @@ class Trouble:
         for host in self._hosts:
             await host.wait_ready()
         self._troubled.clear()
+
+    async def _silence(self) -> None:
+        """The machines live, and none hears another; nobody has to start again for that."""
+        self._count(SILENCE)
+        pairs = [(one.name, other.name) for one, other in combinations(self._hosts, 2)]
+        for pair in pairs:
+            self._network.cut(*pair)
+        await trio.sleep(self._rng.uniform(*SILENCE_S))
+        for pair in pairs:
+            self._network.mend(*pair)
 
     # --- ways are cut -------------------------------------------------------------------------------
 

@@ -252,6 +252,9 @@ async def test_a_wiped_member_is_told_what_to_do(autojump_clock):
             await world.host(book(3, directory="x", cluster="c" * 32)),
         )
         await up(three.links.link(1))
+        with trio.fail_after(10):
+            while not two.links.link(1).refusal:  # noqa: ASYNC110  # it is seen from outside
+                await trio.sleep(0.1)
         assert not two.links.link(1).is_up
         assert "cluster remove 2" in two.links.link(1).reason
 

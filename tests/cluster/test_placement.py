@@ -45,6 +45,16 @@ def test_leaders_and_replicas_are_spread_evenly():
     assert len(followers) > 1, "when node 1 dies, its work goes to several"
 
 
+@pytest.mark.parametrize(("count", "factor"), [(3, 2), (3, 3), (4, 3), (5, 3), (5, 5)])
+def test_what_a_node_leads_is_led_by_all_others_when_it_is_gone(count, factor):
+    partitions = count * (count - 1) * 3
+    placed = place(nodes(*[""] * count), partitions, factor)
+    for gone in range(1, count + 1):
+        heirs = Counter(replicas[1] for replicas in placed if replicas[0] == gone)
+        assert len(heirs) == count - 1
+        assert max(heirs.values()) - min(heirs.values()) <= 2
+
+
 def test_replicas_are_in_different_zones():
     """With three zones of two nodes each no zone has two replicas of a partition."""
     cluster = nodes("a", "a", "b", "b", "c", "c")

@@ -95,6 +95,33 @@ def test_who_stops_or_falls_behind_leaves_after_a_while():
     assert leadership.lagging(50, 200, 15.1) == (2, 3)
 
 
+class Standing:
+    """A fetch that waits at the leader, of a node that was heard of then."""
+
+    def __init__(self, heard_at):
+        self.heard_at = heard_at
+
+
+def test_who_waits_for_news_keeps_up_as_long_as_it_is_heard_of():
+    leadership, standing = leading((1, 2)), Standing(1.0)
+    leadership.fetched(2, 100, 7, log_end=100, now=1.0, standing=standing)
+    standing.heard_at = 50.0
+    assert leadership.lagging(100, 100, 50.0 + LAG) == ()
+    assert leadership.lagging(100, 100, 50.1 + LAG) == (2,)
+
+
+def test_who_has_waited_long_has_its_time_when_news_come():
+    """It lacked nothing until then, however long ago it asked."""
+    leadership, standing = leading((1, 2)), Standing(1.0)
+    leadership.fetched(2, 100, 7, log_end=100, now=1.0, standing=standing)
+    standing.heard_at = 50.0
+    assert leadership.lagging(100, 200, 51.0) == ()  # nobody has looked at the fetch yet
+    leadership.fetched(2, 100, 7, log_end=200, now=51.0, standing=standing)
+    standing.heard_at = 80.0  # it is heard of, and does not come on
+    assert leadership.lagging(100, 200, 50.0 + LAG) == ()
+    assert leadership.lagging(100, 200, 50.1 + LAG) == (2,)
+
+
 def test_who_has_lost_what_counts_leaves_at_once():
     leadership = leading()
     fetch(leadership, 2, 100)

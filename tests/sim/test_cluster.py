@@ -15,9 +15,9 @@ from tests.sim.cluster_mutants import CLUSTER_MUTANTS
 SEEDS = 300
 GROUP = 5
 FAULTS = {
-    "stop", "kill", "power loss", "blackout", "cut off", "cut one way", "two cut from each other", "broken connection",
-    "clock jump", "metadata outage", "full disk", "failing sync", "slow disk", "flipped bit in a log",
-    "flipped bit in a hint", "new leader", "reassignment", "preferred leaders", "drained node",
+    "stop", "kill", "power loss", "blackout", "silence", "cut off", "cut one way", "two cut from each other",
+    "broken connection", "clock jump", "metadata outage", "full disk", "failing sync", "slow disk",
+    "flipped bit in a log", "flipped bit in a hint", "new leader", "reassignment", "preferred leaders", "drained node",
 }  # fmt: skip
 
 
