@@ -16,7 +16,7 @@ from dduomq.errors import CorruptMessage, DduomqError, LeaderNotAvailable
 from dduomq.limits import FETCH_WAIT_MS_MAX, REPLICA_FETCH_BYTES_MAX
 from dduomq.listeners.connection import Chunk, FilePart
 from dduomq.listeners.fetch import INLINE_READ_BYTES_MAX, make_resident, within
-from dduomq.listeners.standing import Line, Stand, Turn
+from dduomq.listeners.standing import Line, Stand
 from dduomq.ports import Clock
 from dduomq.wire.peer_replication import PeerFetch, PeerFetched, PeerFetchedPart, PeerFetchPart
 
@@ -53,11 +53,10 @@ class ReplicaServer:
             return PeerFetched(()), ()
         line.heard_at = now
         line.ask(body.parts)
-        turn = line.enter()
         stands: list[Stand] = []
         found: list[Found] = []
         try:
-            await self._gather(asker.node_id, line, turn, body, stands, found)
+            await self._gather(asker.node_id, line, body, stands, found)
             found[:] = within(found, min(body.max_bytes, REPLICA_FETCH_BYTES_MAX))
             await self._make_resident(found)
         except BaseException:
@@ -65,8 +64,6 @@ class ReplicaServer:
             for stand in stands:
                 stand.wake()
             raise
-        finally:
-            line.leave(turn)
         for stand in stands:
             line.answered(stand)
         return _answer(stands, found)
@@ -83,9 +80,7 @@ class ReplicaServer:
             line = self._lines[asker.node_id] = Line(place, body.node_epoch)
         return line
 
-    async def _gather(
-        self, node_id: int, line: Line, turn: Turn, body: PeerFetch, stands: list[Stand], found: list[Found]
-    ) -> None:
+    async def _gather(self, node_id: int, line: Line, body: PeerFetch, stands: list[Stand], found: list[Found]) -> None:
         """Wait for news, and add what is to be answered to `stands`, and what to `found`."""
         deadline = self._clock.monotonic() + min(max(body.max_wait_ms, 0), FETCH_WAIT_MS_MAX) / 1000
         while True:
@@ -97,9 +92,8 @@ class ReplicaServer:
                 elif _is_mark_moved(item, stand.part):
                     stand.note()
             waiting = deadline - self._clock.monotonic()
-            if stands or waiting <= 0 or turn.is_over:
+            if stands or waiting <= 0 or await line.wait(waiting):
                 break
-            await turn.wait(waiting)
         noted = line.take_noted(self._clock.monotonic())
         for stand, item in await self._ask_all(node_id, line, noted, body.max_bytes):
             if _is_news(item, stand.part) or _is_mark_moved(item, stand.part):

@@ -52,28 +52,14 @@ class Stand(Watcher):
         self._ended_at, self.gone = self.heard_at, True
 
 
-class Turn:
-    """A fetch that waits for whatever there is news of. `is_over`: it has waited long enough."""
+class _Turn:
+    """A fetch that waits. `is_over`: it need not wait any longer."""
 
-    __slots__ = ("_event", "is_over")
+    __slots__ = ("called", "is_over")
 
     def __init__(self) -> None:
-        self._event = trio.Event()
+        self.called = trio.Event()
         self.is_over = False
-
-    def call(self) -> None:
-        self._event.set()
-
-    def finish(self) -> None:
-        self.is_over = True
-        self._event.set()
-
-    async def wait(self, seconds: float) -> None:
-        """Until it is called, or for so long."""
-        with trio.move_on_after(seconds):
-            await self._event.wait()
-        if not self.is_over:
-            self._event = trio.Event()
 
 
 class Line:
@@ -86,7 +72,8 @@ class Line:
         self._stands: dict[tuple[str, int], Stand] = {}  # those that were looked at longest ago come first
         self._woken: dict[tuple[str, int], Stand] = {}
         self._noted: dict[tuple[str, int], Stand] = {}
-        self._turns: deque[Turn] = deque()
+        self._turns: deque[_Turn] = deque()  # those who wait and were not called yet
+        self._is_ended = False
 
     # --- questions ----------------------------------------------------------------------------------
 
@@ -137,6 +124,8 @@ class Line:
                 self._stands[key] = stand
                 stand.asked_at = now
                 taken.append(stand)
+        if self._woken:
+            self._call()  # that is too much for one
         return taken
 
     def answered(self, stand: Stand) -> None:
@@ -151,26 +140,40 @@ class Line:
             stand.end()
         for held in (self._stands, self._woken, self._noted):
             held.clear()
-        for turn in self._turns:
-            turn.finish()
+        self._is_ended = True
+        while self._turns:
+            self._dismiss()
 
     # --- fetches ------------------------------------------------------------------------------------
 
-    def enter(self) -> Turn:
-        """A fetch waits from now on; if too many do, the one that has waited longest does no more."""
-        turn = Turn()
+    async def wait(self, seconds: float) -> bool:
+        """Until there is news, or for so long. True: no longer, as newer fetches wait, or the line has ended.
+
+        Each piece of news calls one of those who wait, the one that has waited longest.
+        """
+        if self._woken or self._is_ended:
+            return self._is_ended
+        turn = _Turn()
         self._turns.append(turn)
         if len(self._turns) > REPLICA_FETCHES_WAITING_MAX:
-            self._turns.popleft().finish()
-        return turn
-
-    def leave(self, turn: Turn) -> None:
-        """It is answered; what there is news of is for the next one."""
-        if turn in self._turns:
-            self._turns.remove(turn)
-        if self._woken:
-            self._call()
+            self._dismiss()
+        try:
+            with trio.move_on_after(seconds):
+                await turn.called.wait()
+        except BaseException:
+            if self._woken:
+                self._call()  # it may have been for this one
+            raise
+        finally:
+            if turn in self._turns:
+                self._turns.remove(turn)
+        return turn.is_over
 
     def _call(self) -> None:
         if self._turns:
-            self._turns[0].call()
+            self._turns.popleft().called.set()
+
+    def _dismiss(self) -> None:
+        turn = self._turns.popleft()
+        turn.is_over = True
+        turn.called.set()

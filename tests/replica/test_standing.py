@@ -112,13 +112,9 @@ def waiting(nursery):
     back = []
 
     async def wait(line, name, seconds):
-        turn = line.enter()
-        try:
-            await turn.wait(seconds)
-            back.append((name, turn.is_over))
-            line.take_woken(0.0)
-        finally:
-            line.leave(turn)
+        is_over = await line.wait(seconds)
+        back.append((name, is_over))
+        line.take_woken(0.0)
 
     async def start(line, *names, seconds=100):
         for name in names:
@@ -137,15 +133,13 @@ async def test_news_go_to_whoever_has_waited_longest(waiting, autojump_clock):
     assert waiting.back == [("a", False)]
 
 
-async def test_news_that_one_could_not_take_go_to_the_next(waiting, autojump_clock):
-    line, stands = asked(*range(REPLICA_FETCH_PARTS_MAX))
-    line.ask([part(1_000, 1_000)])
-    stands += line.take_woken(0.0)
-    await waiting(line, "a", "b", "c")
-    for stand in stands:
-        stand.wake()
+async def test_what_is_too_much_for_one_goes_to_the_next(waiting, autojump_clock):
+    line = Line((1, 1), 7)
+    await waiting(line, "a", "b")
+    line.ask([part(number, number) for number in range(REPLICA_FETCH_PARTS_MAX + 1)])
+    assert len(line.take_woken(0.0)) == REPLICA_FETCH_PARTS_MAX
     await trio.testing.wait_all_tasks_blocked()
-    assert waiting.back == [("a", False), ("b", False)]
+    assert waiting.back == [("a", False)]
 
 
 async def test_who_has_waited_longest_goes_when_too_many_wait(waiting, autojump_clock):
@@ -163,6 +157,36 @@ async def test_nobody_waits_on_a_line_that_has_ended(waiting, autojump_clock):
     assert sorted(waiting.back) == [("a", True), ("b", True)]
     assert stand.gone
     line.ask([part(2, 2)])  # a fetch that was on its way when the next line began
+
+
+async def test_nobody_waits_while_there_is_news(waiting, autojump_clock):
+    line, (stand,) = asked(1)
+    stand.wake()
+    await waiting(line, "a")
+    assert waiting.back == [("a", False)]
+
+
+async def test_news_for_one_that_is_cancelled_go_to_the_next(waiting, autojump_clock):
+    line, (stand,) = asked(1)
+    with trio.move_on_after(1) as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.wait, 100)
+            await trio.testing.wait_all_tasks_blocked()
+            await waiting(line, "b")
+            scope.cancel()
+            stand.wake()
+    await trio.testing.wait_all_tasks_blocked()
+    assert waiting.back == [("b", False)]
+
+
+async def test_who_is_called_is_not_called_for_others_too(waiting, autojump_clock):
+    """It may be long before it comes back: it reads from a disk, perhaps."""
+    line, (first, second) = asked(1, 2)
+    await waiting(line, "a", "b")
+    first.wake()
+    second.wake()
+    await trio.testing.wait_all_tasks_blocked()
+    assert sorted(waiting.back) == [("a", False), ("b", False)]
 
 
 async def test_a_fetch_waits_no_longer_than_it_may(waiting, autojump_clock):
