@@ -496,8 +496,8 @@ class PartitionActor(ReplicaPart, Actor):
         """Wake it when there is more to read: for a follower that is when more is written."""
         is_follower = self._replica is not None and isinstance(message, ReplicaFetch)
         watchers = self._replica.watchers if self._replica is not None and is_follower else self._watchers
-        if is_follower and watcher in watchers:  # it was looked at again, and waits already
-            return
+        if is_follower:  # the replicas are few; and it may wait already, when it is looked at again
+            watchers[:] = [held for held in watchers if held is not watcher and not held.gone]
         if len(watchers) >= WATCHERS_MAX:
             watchers[:] = [held for held in watchers if not held.gone]
             if len(watchers) >= WATCHERS_MAX:

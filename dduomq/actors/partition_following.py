@@ -14,7 +14,7 @@ import structlog
 
 from dduomq.actors.actor import Mailbox, Message
 from dduomq.actors.disk import DiskClient
-from dduomq.actors.partition_messages import Append, Fetch, Purge, Watcher
+from dduomq.actors.partition_messages import Append, Fetch, FetchPlan, Purge, Watcher
 from dduomq.actors.partition_world import PartitionSpec, PartitionWorld
 from dduomq.actors.replica_messages import FollowerAt, Replicate
 from dduomq.cluster.image import PartitionRecord
@@ -95,6 +95,10 @@ class FollowerPart:
         def _mark_dirty(self) -> None: ...
         def _opened(self, result: object, reply: None) -> None: ...
         def _park_fetch(self, log: PartitionLog, message: Fetch) -> None: ...
+
+        def _nothing(self, log: PartitionLog) -> FetchPlan:
+            raise NotImplementedError
+
         def _remove(self, removal: Any, message: None, then: Callable[[], None] = ...) -> None: ...
         def _seek(self, seek: Seek, message: Fetch, *, can_wait: bool = False) -> None: ...
         def _submit(self, run: Job, then: Callable[[Any], None], request: Message | None = None) -> None: ...

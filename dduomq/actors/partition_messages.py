@@ -38,8 +38,8 @@ class Watcher:
         if self._of is not None:
             self._of.wake()
 
-    def note(self) -> None:
-        """The high watermark alone has moved."""
+    def note(self, plan: "FetchPlan") -> None:
+        """The high watermark alone has moved: as in `plan`, which has nothing to read."""
 
     def sleep(self) -> None:
         """To be woken once more."""

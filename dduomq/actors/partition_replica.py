@@ -62,7 +62,8 @@ class ReplicaPart(FollowerPart):
         elif replica.leadership is not None:
             record = message.record
             replica.serial = 0
-            replica.leadership.assign(record.replicas, record.isr, self._settings.min_insync_replicas)
+            now = self._world.clock.monotonic()
+            replica.leadership.assign(record.replicas, record.isr, self._settings.min_insync_replicas, now=now)
             self._watch_followers(replica)
             if self._log is not None:
                 self._count(self._log)
@@ -253,9 +254,10 @@ class ReplicaPart(FollowerPart):
             self._ack(log, append, outcome)
         before = log.high_watermark
         self._advance(log, leadership.high_watermark(safe, before))
-        if log.high_watermark != before:
+        if log.high_watermark != before and replica.watchers:
+            plan = self._nothing(log)
             for watcher in replica.watchers:
-                watcher.note()
+                watcher.note(plan)
 
     def _replica_fetch(self, log: PartitionLog, message: ReplicaFetch) -> None:
         replica, leadership = self._replica, self._check_leads()
@@ -263,6 +265,8 @@ class ReplicaPart(FollowerPart):
         if message.follower not in leadership.followers:
             raise NotAReplica(f"node {message.follower} keeps no replica of {self.mailbox.name}")
         self._check_epoch(message.leader_epoch)
+        if leadership.is_void(message.follower, message.standing) or (message.watcher and message.watcher.gone):
+            raise LeaderNotAvailable(f"{self.mailbox.name} must be asked for anew")
         end = log.log_end_offset
         is_above = message.offset >= log.log_start_offset
         if is_above and message.last_fetched_epoch >= 0 and self._diverges(log, message):

@@ -4,8 +4,9 @@ Tasks with a list, no actors, since the other node must be waited for; what it a
 messages. Always true: a partition is asked for once at most, or in the hands of its actor, so that the next time says
 what is safe; what is under way for a leadership that is over is dropped. What is asked for stands at the leader until
 there is news, and comes with the answer to whichever fetch waits there then: so the quiet ones are asked for once, and
-one fetch at least is always under way. When an answer is lost, or this node has registered anew, a new line begins, and
-all is asked for anew. Who was served goes to the end of those that are ready, so that catching up starves nobody.
+one fetch at least is always under way. What is not followed any more is said to be forgotten, as who stands counts as
+in sync. When an answer is lost, or this node has registered anew, a new line begins, and all is asked for anew. Who was
+served goes to the end of those that are ready, so that catching up starves nobody.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,15 @@ import trio
 from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.replica_messages import FollowerAt, Following, Replicate
 from dduomq.cluster.ports import PeerLinks
-from dduomq.errors import DduomqError, FencedLeaderEpoch, NotLeader, UnknownLeaderEpoch, WireError, from_code
+from dduomq.errors import (
+    DduomqError,
+    FencedLeaderEpoch,
+    LeaderNotAvailable,
+    NotLeader,
+    UnknownLeaderEpoch,
+    WireError,
+    from_code,
+)
 from dduomq.limits import (
     REPLICA_BACKOFF_MS,
     REPLICA_BACKOFF_MS_MAX,
@@ -33,9 +42,14 @@ from dduomq.limits import (
 )
 from dduomq.ports import Clock
 from dduomq.replica.catch_up import CatchUp
-from dduomq.wire.peer_replication import PeerFetch, PeerFetched, PeerFetchedPart, PeerFetchPart
+from dduomq.wire.peer_replication import PeerFetch, PeerFetched, PeerFetchedPart, PeerFetchPart, PeerForgotten
 
-EXPECTED = (NotLeader, FencedLeaderEpoch, UnknownLeaderEpoch)  # while a leadership moves: nothing to tell anybody
+EXPECTED = (
+    NotLeader,
+    LeaderNotAvailable,
+    FencedLeaderEpoch,
+    UnknownLeaderEpoch,
+)  # while a leadership moves: nothing to tell anybody
 NOT_YET = -1
 
 
@@ -128,6 +142,8 @@ class ReplicationLink:
         self._parts: dict[int, _Part] = {}
         self._ready: dict[int, _Part] = {}  # in the order in which they are served
         self._standing: dict[int, _Part] = {}  # asked for, by number
+        self._forgotten: list[PeerForgotten] = []  # the leader is still to be told
+        self._listening = 0  # fetches of this line that are under way
         self._numbers = count(1)
         self._line = 0
         self._node_epoch = 0
@@ -151,8 +167,9 @@ class ReplicationLink:
     def drop(self, mailbox: Mailbox) -> None:
         key = id(mailbox)
         part = self._parts.pop(key, None)
-        if part is not None:
-            self._standing.pop(part.number, None)
+        if part is not None and self._standing.pop(part.number, None) is not None:
+            self._forgotten.append(PeerForgotten(part.following.topic_id, part.following.partition, part.number))
+            self.wake()
         self._ready.pop(key, None)
         self._held.pop(key, None)
 
@@ -192,6 +209,7 @@ class ReplicationLink:
                 parts = self._next_parts(now)
                 if parts or self._must_listen(now):
                     self._in_flight += 1
+                    self._listening += 1
                     nursery.start_soon(self._fetch, parts, self._question(parts))
                     continue
                 with trio.move_on_after(self._pause_s(now)):
@@ -207,14 +225,18 @@ class ReplicationLink:
     def _begin_anew(self, now: float) -> None:
         """Nothing stands any more at the leader, or nobody knows."""
         self._line += 1
+        self._listening = 0
+        self._forgotten.clear()
         self._anew_at = now + REPLICA_LINE_MS / 1000
         standing, self._standing = self._standing, {}
         for part in standing.values():
+            self._refund(part)
             self._go_on(part)
 
     def _must_listen(self, now: float) -> bool:
-        """Whether something stands, and no fetch is there to bring the news."""
-        return bool(self._standing) and not self._in_flight and now >= self._down_until
+        """Whether something stands, and no fetch is there to bring the news, or the leader is to be told something."""
+        is_due = bool(self._forgotten) or (bool(self._standing) and not self._listening)
+        return is_due and self._in_flight < REPLICA_FETCHES_MAX and now >= self._down_until
 
     def _release(self, now: float) -> None:
         for key in [key for key, (until, _) in self._held.items() if until <= now]:
@@ -260,7 +282,10 @@ class ReplicationLink:
 
     def _question(self, parts: Sequence[_Part]) -> PeerFetch:
         asked = tuple([self._asked(part) for part in parts])
-        return PeerFetch(self._node_epoch, REPLICA_FETCH_WAIT_MS, REPLICA_FETCH_BYTES_MAX, asked, self._line)
+        forgotten, self._forgotten = tuple(self._forgotten), []
+        return PeerFetch(
+            self._node_epoch, REPLICA_FETCH_WAIT_MS, REPLICA_FETCH_BYTES_MAX, asked, self._line, forgotten
+        )  # fmt: skip
 
     async def _fetch(self, parts: Sequence[_Part], question: PeerFetch) -> None:
         """Ask for these, and take whatever comes, of them or of others that stand."""
@@ -274,17 +299,24 @@ class ReplicationLink:
             if question.line == self._line:
                 self._unreachable(error)
         else:
-            self._answered(begun, answer)
+            self._answered(begun, question, answer)
             for item, piece in zip(answer.parts, pieces, strict=True):
                 part = self._standing.pop(item.number, None)
                 if part is not None:
                     self._take(part, item, piece)
         finally:
-            for part in parts:
-                self._catch_up.answered(part.asked, 0)
-                part.asked = 0
+            for part, asked in zip(parts, question.parts, strict=True):
+                if part.number == asked.number:
+                    self._refund(part)
             self._in_flight -= 1
+            if question.line == self._line:
+                self._listening -= 1
             self.wake()
+
+    def _refund(self, part: _Part) -> None:
+        """What it was to catch up by has not come."""
+        self._catch_up.answered(part.asked, 0)
+        part.asked = 0
 
     def _asked(self, part: _Part) -> PeerFetchPart:
         following = part.following
@@ -294,11 +326,12 @@ class ReplicationLink:
             part.log_start, part.number, part.marks[0],
         )  # fmt: skip
 
-    def _answered(self, begun: float, answer: PeerFetched) -> None:
-        self._failures = 0
-        now = self._world.clock.monotonic()
-        if not answer.parts and self._in_flight == 1 and (now - begun) * 1000 < REPLICA_FETCH_WAIT_MS / 2:
-            self._down_until = now + _backoff_s(0)  # a leader that does not wait is not asked without end
+    def _answered(self, begun: float, question: PeerFetch, answer: PeerFetched) -> None:
+        is_early = (self._world.clock.monotonic() - begun) * 1000 < REPLICA_FETCH_WAIT_MS / 2
+        if answer.parts or not is_early or question.line != self._line or self._listening > 1:
+            self._failures = 0
+        else:  # it is not asked without end
+            self._unreachable(WireError("it answers fetches before there is news"))
 
     def _unreachable(self, error: DduomqError) -> None:
         if not self._failures:
@@ -325,7 +358,10 @@ class ReplicationLink:
         is_inside = item.log_start_offset <= part.offset <= item.log_end_offset
         if not len(piece) and item.diverging_epoch < 0 and is_inside and marks == part.marks:
             part.failures = 0
-            self._go_on(part)
+            if item.log_start_offset > part.log_start:  # it can't be followed there: the disk refuses to remove files
+                self._hold(part, REPLICA_BACKOFF_MS_MAX / 1000)
+            else:
+                self._go_on(part)
             return
         message = Replicate(
             leader_epoch=part.following.leader_epoch,

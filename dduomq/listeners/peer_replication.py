@@ -12,15 +12,14 @@ from dduomq.actors.actor import Mailbox, Reply
 from dduomq.actors.disk import DiskClient
 from dduomq.actors.partition_messages import FetchPlan
 from dduomq.actors.replica_messages import ReplicaFetch
-from dduomq.errors import CorruptMessage, DduomqError, LeaderNotAvailable
+from dduomq.errors import CorruptMessage, DduomqError, LeaderNotAvailable, UnknownServerError
 from dduomq.limits import FETCH_WAIT_MS_MAX, REPLICA_FETCH_BYTES_MAX
 from dduomq.listeners.connection import Chunk, FilePart
 from dduomq.listeners.fetch import INLINE_READ_BYTES_MAX, make_resident, within
-from dduomq.listeners.standing import Line, Stand
+from dduomq.listeners.standing import Found, Line, Stand
 from dduomq.ports import Clock
 from dduomq.wire.peer_replication import PeerFetch, PeerFetched, PeerFetchedPart, PeerFetchPart
 
-Found: TypeAlias = FetchPlan | DduomqError
 FindPartition: TypeAlias = Callable[[str, int], Mailbox]
 
 
@@ -47,26 +46,28 @@ class ReplicaServer:
         self, asker: Asker, body: PeerFetch, _payload: memoryview
     ) -> tuple[PeerFetched, Sequence[Chunk]]:  # fmt: skip
         """The answer and its payload, after `max_wait_ms` at the latest: of all that stands what there is news of."""
-        now = self._clock.monotonic()
         line = self._line(asker, body)
         if line is None:
             return PeerFetched(()), ()
-        line.heard_at = now
+        line.heard_at = self._clock.monotonic()
+        line.forget(body.forgotten)
         line.ask(body.parts)
-        stands: list[Stand] = []
-        found: list[Found] = []
+        with line.fetching():
+            await self._until_news(asker.node_id, line, body)
+            collected = line.collect()
+        found = within([item for _, item in collected], min(body.max_bytes, REPLICA_FETCH_BYTES_MAX))
         try:
-            await self._gather(asker.node_id, line, body, stands, found)
-            found[:] = within(found, min(body.max_bytes, REPLICA_FETCH_BYTES_MAX))
-            await self._make_resident(found)
+            for item in found:
+                if isinstance(item, FetchPlan) and item.lease is not None and not item.is_resident:
+                    await make_resident(self._disk, item.lease, item.position, item.size)
         except BaseException:
             _close_all(found)
-            for stand in stands:
+            for stand, _ in collected:
                 stand.wake()
             raise
-        for stand in stands:
+        for stand, _ in collected:
             line.answered(stand)
-        return _answer(stands, found)
+        return _answer([stand.part.number for stand, _ in collected], found)
 
     def _line(self, asker: Asker, body: PeerFetch) -> Line | None:
         """None: it has begun a new one since, and has asked there anew."""
@@ -80,86 +81,51 @@ class ReplicaServer:
             line = self._lines[asker.node_id] = Line(place, body.node_epoch)
         return line
 
-    async def _gather(self, node_id: int, line: Line, body: PeerFetch, stands: list[Stand], found: list[Found]) -> None:
-        """Wait for news, and add what is to be answered to `stands`, and what to `found`."""
+    async def _until_news(self, node_id: int, line: Line, body: PeerFetch) -> None:
+        """Ask the partitions of what was woken, and wait until one has news, or for as long as the fetch may."""
         deadline = self._clock.monotonic() + min(max(body.max_wait_ms, 0), FETCH_WAIT_MS_MAX) / 1000
         while True:
-            now = self._clock.monotonic()
-            for stand, item in await self._ask_all(node_id, line, line.take_woken(now), body.max_bytes):
-                if _is_news(item, stand.part):
-                    stands.append(stand)
-                    found.append(item)
-                elif _is_mark_moved(item, stand.part):
-                    stand.note()
-            waiting = deadline - self._clock.monotonic()
-            if stands or waiting <= 0 or await line.wait(waiting):
-                break
-        noted = line.take_noted(self._clock.monotonic())
-        for stand, item in await self._ask_all(node_id, line, noted, body.max_bytes):
-            if _is_news(item, stand.part) or _is_mark_moved(item, stand.part):
-                stands.append(stand)
-                found.append(item)
+            for stand in line.to_ask(self._clock.monotonic()):
+                self._ask(node_id, line, stand, body.max_bytes)
+            left = deadline - self._clock.monotonic()
+            if line.has_news or left <= 0 or await line.wait(left):
+                return
 
-    async def _ask_all(
-        self, node_id: int, line: Line, stands: Sequence[Stand], max_bytes: int
-    ) -> list[tuple[Stand, Found]]:
-        """Each one's plan or error. All are asked before the first is awaited."""
-        replies: list[Reply[FetchPlan]] = []
-        found: list[Found] = []
+    def _ask(self, node_id: int, line: Line, stand: Stand, max_bytes: int) -> None:
+        """Ask its partition. There are few followers, and appends wait for them: it answers them first."""
+        part = stand.part
+
+        def came(plan: FetchPlan | None, error: BaseException | None) -> None:
+            if plan is not None:
+                line.came(stand, plan, is_news=_is_news(plan, part))
+            else:
+                line.came(stand, error if isinstance(error, DduomqError) else UnknownServerError(), is_news=True)
+
         try:
-            for stand in stands:
-                reply: Reply[FetchPlan] = Reply()
-                replies.append(reply)
-                try:
-                    mailbox = self._find(*stand.key)
-                    await mailbox.put(_question(stand, node_id, line.node_epoch, max_bytes, reply))
-                except DduomqError as error:
-                    if not reply.done:
-                        reply.fail(error)
-            for reply in replies:
-                try:
-                    found.append(await reply.wait())
-                except DduomqError as error:
-                    found.append(error)
-        except BaseException:
-            _close_all(found)
-            for reply in replies[len(found) :]:
-                reply.abandon()
-            for stand in stands:
-                stand.wake()
-            raise
-        return list(zip(stands, found, strict=True))
-
-    async def _make_resident(self, found: Sequence[Found]) -> None:
-        for item in found:
-            if isinstance(item, FetchPlan) and item.lease is not None and not item.is_resident:
-                await make_resident(self._disk, item.lease, item.position, item.size)
+            mailbox = self._find(part.topic_id, part.partition)
+        except DduomqError as error:
+            line.came(stand, error, is_news=True)
+            return
+        question = ReplicaFetch(
+            offset=part.offset,
+            max_bytes=max(0, min(part.max_bytes, max_bytes, REPLICA_FETCH_BYTES_MAX)),
+            leader_epoch=part.leader_epoch,
+            watcher=stand,
+            last_fetched_epoch=part.last_epoch,
+            follower=node_id,
+            follower_epoch=line.node_epoch,
+            log_start_offset=part.log_start_offset,
+            standing=stand,
+            reply=Reply(came),
+        )
+        mailbox.post(question)
 
 
-def _question(
-    stand: Stand, node_id: int, node_epoch: int, max_bytes: int, reply: Reply[FetchPlan]
-) -> ReplicaFetch:  # fmt: skip
-    part = stand.part
-    return ReplicaFetch(
-        offset=part.offset,
-        max_bytes=max(0, min(part.max_bytes, max_bytes, REPLICA_FETCH_BYTES_MAX)),
-        leader_epoch=part.leader_epoch,
-        watcher=stand,
-        last_fetched_epoch=part.last_epoch,
-        follower=node_id,
-        follower_epoch=node_epoch,
-        log_start_offset=part.log_start_offset,
-        standing=stand,
-        reply=reply,
-    )
-
-
-def _answer(stands: Sequence[Stand], found: Sequence[Found]) -> tuple[PeerFetched, list[Chunk]]:
+def _answer(numbers: Sequence[int], found: Sequence[Found]) -> tuple[PeerFetched, list[Chunk]]:
     """What was planned, ready to be sent. The leases of what goes as a file go with it."""
     parts: list[PeerFetchedPart] = []
     chunks: list[Chunk] = []
-    for stand, item in zip(stands, found, strict=True):
-        number = stand.part.number
+    for number, item in zip(numbers, found, strict=True):
         try:
             plan, chunk = _take(item)
         except DduomqError as error:
@@ -200,17 +166,12 @@ def _take(found: Found) -> tuple[FetchPlan, Chunk | None]:
     return found, data
 
 
-def _is_news(item: Found, part: PeerFetchPart) -> bool:
-    """Whether a follower has something to do about it."""
-    if isinstance(item, DduomqError) or item.size or item.diverging is not None:
+def _is_news(plan: FetchPlan, part: PeerFetchPart) -> bool:
+    """Whether a follower has something to do about it at once."""
+    if plan.size or plan.diverging is not None:
         return True
-    is_inside = item.log_start_offset <= part.offset <= item.log_end_offset
-    return not is_inside or item.log_start_offset > part.log_start_offset
-
-
-def _is_mark_moved(item: Found, part: PeerFetchPart) -> bool:
-    """Whether there is something to tell a follower, as soon as it is told anything."""
-    return isinstance(item, FetchPlan) and item.high_watermark != part.high_watermark
+    is_inside = plan.log_start_offset <= part.offset <= plan.log_end_offset
+    return not is_inside or plan.log_start_offset > part.log_start_offset
 
 
 def _close_all(found: list[Found]) -> None:

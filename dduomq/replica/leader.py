@@ -12,10 +12,14 @@ from typing import Protocol
 import attrs
 
 UNKNOWN = -1
+NEVER = -1.0
 
 
 class Standing(Protocol):
-    """A fetch that waits for news."""
+    """A fetch that waits for news. `since`: when its node asked it."""
+
+    @property
+    def since(self) -> float: ...
 
     @property
     def heard_at(self) -> float:
@@ -26,7 +30,8 @@ class Standing(Protocol):
 class Follower:
     """`position` is UNKNOWN until it has fetched in this leadership, `epoch` its node's at its last fetch.
 
-    `log_start`: where its log begins, for good. `standing`: its last fetch.
+    `log_start`: where its log begins, for good. `standing`: its last fetch. What was asked no later than `void_at` says
+    nothing any more.
     """
 
     position: int = UNKNOWN
@@ -36,6 +41,7 @@ class Follower:
     fetched_at: float = 0.0
     end_at_fetch: int = 0
     standing: Standing | None = None
+    void_at: float = NEVER
 
     @property
     def seen_at(self) -> float:
@@ -74,23 +80,24 @@ class Leadership:
         self._began_at = now
         self._lag_max_s = lag_max_s
         self._proposed: tuple[int, ...] | None = None
-        self.assign(replicas, isr, min_isr)
+        self.assign(replicas, isr, min_isr, now=NEVER)  # what was asked before has another leader epoch
 
     # --- the in-sync set ----------------------------------------------------------------------------
 
-    def assign(self, replicas: Iterable[int], isr: Iterable[int], min_isr: int) -> None:
+    def assign(self, replicas: Iterable[int], isr: Iterable[int], min_isr: int, *, now: float) -> None:
         """What is committed now. No change is on its way any more."""
         self.replicas = tuple(replicas)
         before, self.isr = self.isr, tuple(isr)
         self.min_isr = max(1, min(min_isr, len(self.replicas)))
         self._proposed = None
         kept = {node: self.followers.get(node) for node in self.replicas if node != self.me}
-        self.followers = {node: held or Follower(caught_up_at=self._began_at) for node, held in kept.items()}
+        new = Follower(caught_up_at=self._began_at, void_at=now)
+        self.followers = {node: held or attrs.evolve(new) for node, held in kept.items()}
         for node, held in self.followers.items():
             if node in self.isr and node not in before:
                 held.caught_up_at = max(held.caught_up_at, held.seen_at)
             elif node in before and node not in self.isr:
-                held.position = UNKNOWN  # whoever took it out knows why: it must ask anew
+                held.position, held.void_at = UNKNOWN, now  # whoever took it out knows why: it must ask anew
 
     def propose(self, isr: Iterable[int]) -> None:
         """A change is on its way: until its outcome is known it may hold or not."""
@@ -131,6 +138,11 @@ class Leadership:
             held.caught_up_at = max(held.caught_up_at, held.seen_at)
         held.position, held.epoch, held.log_start, held.standing = position, epoch, log_start, standing
         held.fetched_at, held.end_at_fetch = now, log_end
+
+    def is_void(self, node: int, standing: Standing | None) -> bool:
+        """Whether that fetch was asked before its node was taken out of the set, or given the replica again."""
+        held = self.followers.get(node)
+        return held is not None and standing is not None and standing.since <= held.void_at
 
     def high_watermark(self, own: int, before: int) -> int:
         """How far the records count, when this node has them up to `own` and they counted up to `before`."""

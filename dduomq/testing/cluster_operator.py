@@ -13,6 +13,7 @@ from dduomq.testing.workload import World, persist
 
 PAUSE_S = (0.3, 2.0)
 PATIENCE_S = 5.0
+LOOK_S = 0.5
 
 
 class ClusterOperator:
@@ -60,7 +61,14 @@ class ClusterOperator:
         self.done[what] = self.done.get(what, 0) + 1
 
     async def settle(self) -> None:
-        """No node is draining any more."""
+        """No node is draining any more, and a controller is there: a partition loses a replica, and gets it back."""
         async with self._world.connect("cluster-operator") as mq:
             for node in self._nodes:
                 await persist(partial(mq.admin.undrain_node, node))
+            for count in (2, 3):
+                await persist(partial(mq.admin.reassign, {(self._topics[0], 0): self._nodes[:count]}))
+                await persist(partial(self._until_moved, mq))
+
+    async def _until_moved(self, mq: Client) -> None:
+        while (await mq.admin.cluster_status()).moving:  # noqa: ASYNC110  # it is seen from outside
+            await trio.sleep(LOOK_S)

@@ -23,6 +23,7 @@ from dduomq.testing.store import MemoryEngine
 PAUSE_S = (0.1, 1.5)
 DOWN_MAX_S = 4.0  # much longer than a session
 SILENCE_S = (0.5, 7.0)  # no leader of the metadata for long, and then all sessions go on
+LAST_SILENCE = 0.2
 CUT_MAX_S = (3.0, 3.0, 12.0)  # the longest: replicas that do not hear each other leave the in-sync set
 SICK_MAX_S = 1.0
 AMBUSH = 0.5
@@ -85,6 +86,8 @@ class Trouble:
                     host = self._rng.choice(well)
                     self._troubled[host.node_id] = None
                     nursery.start_soon(self._befall, host)
+            if self._rng.random() < LAST_SILENCE:  # no node comes or goes behind it: who was deterred must find out
+                await self._silence()
         self._network.mend_all()
 
     def _trifle(self, nursery: trio.Nursery) -> None:

@@ -29,6 +29,15 @@ class PeerFetchPart:
 
 
 @attrs.frozen
+class PeerForgotten:
+    """What was asked for by that number, or before, is not waited for any more."""
+
+    topic_id: str
+    partition: int
+    number: int
+
+
+@attrs.frozen
 class PeerFetch:
     """`node_epoch`: the version of the follower's key in the metadata. The parts that come first are served first.
 
@@ -40,6 +49,7 @@ class PeerFetch:
     max_bytes: int
     parts: tuple[PeerFetchPart, ...]
     line: int = 0
+    forgotten: tuple[PeerForgotten, ...] = ()
 
 
 @attrs.frozen

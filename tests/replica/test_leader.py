@@ -61,7 +61,7 @@ def test_while_a_change_is_unknown_the_largest_set_counts(proposed, expected):
     leadership.withdraw()
     assert leadership.high_watermark(10, 0) == 8
     leadership.propose(proposed)
-    leadership.assign((1, 2, 3), (1,), 1)
+    leadership.assign((1, 2, 3), (1,), 1, now=2.0)
     assert not leadership.is_changing
     assert leadership.high_watermark(10, 0) == 10
 
@@ -98,8 +98,8 @@ def test_who_stops_or_falls_behind_leaves_after_a_while():
 class Standing:
     """A fetch that waits at the leader, of a node that was heard of then."""
 
-    def __init__(self, heard_at):
-        self.heard_at = heard_at
+    def __init__(self, heard_at, since=1.0):
+        self.heard_at, self.since = heard_at, since
 
 
 def test_who_waits_for_news_keeps_up_as_long_as_it_is_heard_of():
@@ -120,6 +120,19 @@ def test_who_has_waited_long_has_its_time_when_news_come():
     standing.heard_at = 80.0  # it is heard of, and does not come on
     assert leadership.lagging(100, 200, 50.0 + LAG) == ()
     assert leadership.lagging(100, 200, 50.1 + LAG) == (2,)
+
+
+def test_what_was_asked_before_one_was_taken_out_says_nothing_any_more():
+    """Nor what was asked before a replica was taken away, and given back."""
+    leadership = leading((1, 2, 3))
+    assert not leadership.is_void(2, Standing(1.0))
+    assert not leadership.is_void(2, None)
+    leadership.assign((1, 2), (1,), 1, now=2.0)
+    assert leadership.is_void(2, Standing(3.0, since=2.0))
+    assert not leadership.is_void(2, Standing(3.0, since=2.1))
+    leadership.assign((1, 2, 3), (1,), 1, now=5.0)
+    assert leadership.is_void(3, Standing(6.0, since=5.0))
+    assert not leadership.is_void(2, Standing(6.0, since=5.0))
 
 
 def test_who_has_lost_what_counts_leaves_at_once():
@@ -148,7 +161,7 @@ def test_who_was_taken_out_must_ask_anew():
     leadership = leading()
     for node in (2, 3):
         fetch(leadership, node, 100)
-    leadership.assign((1, 2, 3), (1, 2), 1)
+    leadership.assign((1, 2, 3), (1, 2), 1, now=2.0)
     assert leadership.joining(100) == ()
     fetch(leadership, 3, 100)
     assert leadership.joining(100) == (3,)
@@ -237,7 +250,7 @@ class AnyOrder(RuleBasedStateMachine):
     def settle(self):
         """The outcome comes to be known, whichever it is."""
         self.told, self.proposed = self.held, None
-        self.leadership.assign((1, 2, 3), self.told, self.min_isr)
+        self.leadership.assign((1, 2, 3), self.told, self.min_isr, now=self.now)
         self.count()
 
     @invariant()

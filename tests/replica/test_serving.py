@@ -17,7 +17,7 @@ async def fetched(cluster, offset, last_epoch=-1):
     """What node 2 gets from node 1 by a connection of its own: the part's answer and its chunks."""
     node = cluster.nodes[2]
     part = PeerFetchPart(TOPIC_ID, 0, 0, offset, last_epoch, 10_000_000, 0)
-    body = PeerFetch(node.epoch, 0, 10_000_000, (part,))
+    body = PeerFetch(node.epoch, 100, 10_000_000, (part,))
     answer, chunks = await cluster.nodes[1].server.fetch(Asker(2, connection=9), body, memoryview(b""))
     return answer.parts[0], chunks
 

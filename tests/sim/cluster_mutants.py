@@ -15,6 +15,7 @@ from dduomq.actors import isr, journal, partition_following
 from dduomq.actors.partition import PartitionActor
 from dduomq.actors.partition_messages import LEADER_ONLY, Append, FetchPlan
 from dduomq.actors.partition_replica import ReplicaPart
+from dduomq.actors.registration import Registration
 from dduomq.cluster import control
 from dduomq.cluster.image import NO_LEADER, encode_partition
 from dduomq.cluster.ports import Put
@@ -84,6 +85,13 @@ def _with_its_own_mark(item):
     return _part(attrs.evolve(item, is_mark_known=True) if isinstance(item, FetchPlan) else item)
 
 
+async def _wait_for_another_session(self):
+    """Nobody tells when the one that there is counts again."""
+    while not self.is_registered:
+        await self._changed.wait()
+    return self.session
+
+
 # name: what is replaced by what
 CLUSTER_MUTANTS = {
     "an ack does not wait for the replicas": _from(6, (Leadership, "high_watermark", _own_end)),
@@ -96,6 +104,7 @@ CLUSTER_MUTANTS = {
         8, (ReplicaPart, "_is_settled", _always), (Leadership, "is_known", _always)
     ),
     "a new leader tells whatever mark it has": _from(421, (fetch, "_part", _with_its_own_mark)),
+    "a session that counts again is not noticed": _from(0, (Registration, "registered", _wait_for_another_session)),
     "coordinators answer before their replicas know": _from(6, (journal, "Append", partial(Append, acks=LEADER_ONLY))),
     "in-sync sets are written over whatever there is": _from(4, (isr, "_operations", _over_everything)),
 }
