@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 from dduomq.client.client import Client
-from dduomq.errors import DduomqError
+from dduomq.errors import DduomqError, InvalidReplicaAssignment
 from dduomq.testing.workload import World, persist
 
 PAUSE_S = (0.3, 2.0)
@@ -66,8 +66,17 @@ class ClusterOperator:
             for node in self._nodes:
                 await persist(partial(mq.admin.undrain_node, node))
             for count in (2, 3):
-                await persist(partial(mq.admin.reassign, {(self._topics[0], 0): self._nodes[:count]}))
+                await persist(partial(self._reassign, mq, self._nodes[:count]))
                 await persist(partial(self._until_moved, mq))
+
+    async def _reassign(self, mq: Client, replicas: list[int]) -> None:
+        """As soon as all of them are known to be alive."""
+        while True:
+            try:
+                await mq.admin.reassign({(self._topics[0], 0): replicas})
+                return
+            except InvalidReplicaAssignment:
+                await trio.sleep(LOOK_S)
 
     async def _until_moved(self, mq: Client) -> None:
         while (await mq.admin.cluster_status()).moving:  # noqa: ASYNC110  # it is seen from outside
