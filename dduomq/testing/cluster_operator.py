@@ -61,10 +61,14 @@ class ClusterOperator:
         self.done[what] = self.done.get(what, 0) + 1
 
     async def settle(self) -> None:
-        """No node is draining any more, and a controller is there: a partition loses a replica, and gets it back."""
+        """No node is draining any more."""
         async with self._world.connect("cluster-operator") as mq:
             for node in self._nodes:
                 await persist(partial(mq.admin.undrain_node, node))
+
+    async def move(self) -> None:
+        """A partition loses a replica, and gets it back: only a controller brings that to its end."""
+        async with self._world.connect("cluster-operator") as mq:
             for count in (2, 3):
                 await persist(partial(self._reassign, mq, self._nodes[:count]))
                 await persist(partial(self._until_moved, mq))

@@ -157,6 +157,8 @@ class ClusterSimulation:
             if self.nodes > 1:
                 await persist(self.mover.settle)
             await persist(self._restore_logs)
+            if self.nodes > 1:
+                await persist(self.mover.move)
             await persist(self.audit.records)
             await persist(self.audit.group)
             await persist(partial(self.audit.delays, self._pass_all_times))
