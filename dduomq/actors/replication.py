@@ -51,6 +51,7 @@ EXPECTED = (
     UnknownLeaderEpoch,
 )  # while a leadership moves: nothing to tell anybody
 NOT_YET = -1
+EMPTY_ANSWERS_MAX = 3  # in a row, sooner than they may come
 
 
 @attrs.define(slots=True, eq=False)
@@ -144,6 +145,7 @@ class ReplicationLink:
         self._standing: dict[int, _Part] = {}  # asked for, by number
         self._forgotten: list[PeerForgotten] = []  # the leader is still to be told
         self._listening = 0  # fetches of this line that are under way
+        self._empty = 0  # answers in a row that came too soon, and said nothing
         self._numbers = count(1)
         self._line = 0
         self._node_epoch = 0
@@ -327,10 +329,13 @@ class ReplicationLink:
         )  # fmt: skip
 
     def _answered(self, begun: float, question: PeerFetch, answer: PeerFetched) -> None:
+        """A leader that does not wait for news is not asked without end; now and then it has too many that wait."""
         is_early = (self._world.clock.monotonic() - begun) * 1000 < REPLICA_FETCH_WAIT_MS / 2
-        if answer.parts or not is_early or question.line != self._line or self._listening > 1:
+        is_empty = is_early and not answer.parts and question.line == self._line and self._listening == 1
+        self._empty = self._empty + 1 if is_empty else 0
+        if self._empty <= EMPTY_ANSWERS_MAX:
             self._failures = 0
-        else:  # it is not asked without end
+        else:
             self._unreachable(WireError("it answers fetches before there is news"))
 
     def _unreachable(self, error: DduomqError) -> None:

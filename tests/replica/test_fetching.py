@@ -49,8 +49,8 @@ class Link:
             self.line, self.stands = body.line, {}
         if body.line == self.line:
             self.stands.update({part.partition: part for part in body.parts})
-        if leader.answer is not None:
-            return leader.answer(body)
+        if leader.answer is not None and (answer := leader.answer(body)) is not None:
+            return answer
         deadline = trio.current_time() + body.max_wait_ms / 1000
         while trio.current_time() < deadline and body.line == self.line:
             if any(leader.has[part.partition] > part.offset for part in self.stands.values()):
@@ -300,6 +300,28 @@ async def test_answers_that_make_no_sense_are_no_answers(autojump_clock):
         leader.answer = None
         await trio.sleep(3)
         assert followers[0].offset == 10
+
+    await playing(leader, followers, scene)
+
+
+async def test_a_leader_that_does_not_wait_for_news_is_not_asked_without_end(autojump_clock):
+    """Now and then it may say at once that there are none: the other fetches wait on."""
+    leader, followers = Leader(p0=0), [Follower(0)]
+    empty = iter([True] * 2)
+    leader.answer = lambda body: (PeerFetched(()), memoryview(b""))
+
+    async def scene(replication):
+        await trio.sleep(60)
+        assert 20 < len(leader.asked) < 100
+        leader.answer = None
+        await trio.sleep(3)
+        asked = len(leader.asked)
+        leader.answer = lambda body: (PeerFetched(()), memoryview(b"")) if next(empty, False) else None
+        await trio.sleep(3)
+        leader.has[0] = 5
+        await trio.sleep(0.1)
+        assert followers[0].offset == 5
+        assert len(leader.asked) - asked < 10
 
     await playing(leader, followers, scene)
 
