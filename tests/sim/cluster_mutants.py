@@ -101,5 +101,5 @@ CLUSTER_MUTANTS = {
     ),
     "a session that counts again is not noticed": _from(1, (Registration, "registered", _wait_for_another_session)),
     "coordinators answer before their replicas know": _from(6, (journal, "Append", partial(Append, acks=LEADER_ONLY))),
-    "in-sync sets are written over whatever there is": _from(4, (isr, "_operations", _over_everything)),
+    "in-sync sets are written over whatever there is": _from(51, (isr, "_operations", _over_everything)),
 }
