@@ -78,7 +78,7 @@ def describe():
     return Describe(reply=Reply())
 
 
-async def test_whoever_finds_too_much_under_way_waits_until_there_is_room(hall, nursery):
+async def test_whoever_finds_too_much_under_way_waits_until_there_is_room(hall, nursery, autojump_clock):
     """Nobody waits for ever: each answer lets the next one in."""
     for _ in range(CALLS_PER_DOOR_MAX):
         assert hall.door.offer(describe())
@@ -93,7 +93,7 @@ async def test_whoever_finds_too_much_under_way_waits_until_there_is_room(hall, 
         assert await last.reply.wait() == STATE
 
 
-async def test_whoever_finds_the_local_mailbox_full_waits_for_that(hall, nursery):
+async def test_whoever_finds_the_local_mailbox_full_waits_for_that(hall, nursery, autojump_clock):
     hall.where = hall.near
     for _ in range(MAILBOX_MESSAGES_MAX):
         assert hall.door.offer(describe())
@@ -105,7 +105,7 @@ async def test_whoever_finds_the_local_mailbox_full_waits_for_that(hall, nursery
     assert hall.came_near() == [last]
 
 
-async def test_who_waits_for_room_goes_where_the_actor_has_moved_to(hall, nursery):
+async def test_who_waits_for_room_goes_where_the_actor_has_moved_to(hall, nursery, autojump_clock):
     for _ in range(CALLS_PER_DOOR_MAX):
         hall.door.offer(describe())
     last = describe()
@@ -117,7 +117,7 @@ async def test_who_waits_for_room_goes_where_the_actor_has_moved_to(hall, nurser
     assert hall.came_near() == [last]
 
 
-async def test_appends_stay_in_order_when_the_partition_comes_to_be_led_here(hall):
+async def test_appends_stay_in_order_when_the_partition_comes_to_be_led_here(hall, autojump_clock):
     """One is at the other node, one waits behind it: what comes now goes behind both."""
     replies = [Reply() for _ in range(3)]
     appends = [append(text, reply) for text, reply in zip("abc", replies, strict=True)]
@@ -134,7 +134,7 @@ async def test_appends_stay_in_order_when_the_partition_comes_to_be_led_here(hal
     assert hall.came_near() == appends[1:]
 
 
-async def test_what_may_never_be_refused_is_not_where_the_actor_is_here(hall):
+async def test_what_may_never_be_refused_is_not_where_the_actor_is_here(hall, autojump_clock):
     """To take back what was parked is a completion: no full mailbox holds it up, and none loses it."""
     hall.where = hall.near
     for _ in range(MAILBOX_MESSAGES_MAX):
@@ -144,7 +144,7 @@ async def test_what_may_never_be_refused_is_not_where_the_actor_is_here(hall):
     assert hall.came_near()[0] is back
 
 
-async def test_errors_of_the_way_and_of_a_missing_leader_are_told(hall):
+async def test_errors_of_the_way_and_of_a_missing_leader_are_told(hall, autojump_clock):
     hall.far.error = PeerNotReached("node 2 is down")
     hall.far.may_answer.set()
     with pytest.raises(PeerNotReached):

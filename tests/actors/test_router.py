@@ -103,7 +103,7 @@ async def host(autojump_clock, nursery):
     return await Host(nursery).start()
 
 
-async def test_an_older_record_that_is_told_late_takes_no_replica_away(host):
+async def test_an_older_record_that_is_told_late_takes_no_replica_away(host, autojump_clock):
     """An engine may tell of a change after a scan has shown a newer one: it may name other replicas."""
     await host.topic(OLD, 5)
     await host.partition(OLD, (ME, 2), 9)
@@ -117,7 +117,7 @@ async def test_an_older_record_that_is_told_late_takes_no_replica_away(host):
     assert host.directories() == ["t-0"]
 
 
-async def test_an_older_topic_of_a_name_that_is_told_late_deletes_nothing(host):
+async def test_an_older_topic_of_a_name_that_is_told_late_deletes_nothing(host, autojump_clock):
     await host.topic(NEW, 9)
     await host.partition(NEW, (ME,), 9)
     await host.settled(9)
@@ -130,7 +130,7 @@ async def test_an_older_topic_of_a_name_that_is_told_late_deletes_nothing(host):
     assert await host.end_offset() == 1
 
 
-async def test_all_that_there_is_counts_even_if_it_is_older(host):
+async def test_all_that_there_is_counts_even_if_it_is_older(host, autojump_clock):
     """An engine was put back to an older state: what it shows now is the truth."""
     await host.topic(NEW, 9)
     await host.partition(NEW, (ME,), 9)
@@ -147,7 +147,7 @@ async def test_all_that_there_is_counts_even_if_it_is_older(host):
 
 
 @pytest.mark.parametrize("leader", [(ME, 2), (2, ME)])
-async def test_a_topic_that_is_made_anew_has_nothing_of_the_one_before(host, leader):
+async def test_a_topic_that_is_made_anew_has_nothing_of_the_one_before(host, leader, autojump_clock):
     """The old one was deleted while this node was not there, so that its files are still in the way."""
     await host.topic(OLD, 5)
     await host.partition(OLD, (ME,), 5)
@@ -168,7 +168,7 @@ async def test_a_topic_that_is_made_anew_has_nothing_of_the_one_before(host, lea
     assert host.directories() == ["t-0", f"t-0.{OLD}.stray"]
 
 
-async def test_nothing_is_begun_once_all_is_being_closed(host):
+async def test_nothing_is_begun_once_all_is_being_closed(host, autojump_clock):
     """Its log would be open when the directory is said to be clean."""
     await host.topic(OLD, 5)
     await host.partition(OLD, (ME,), 5)

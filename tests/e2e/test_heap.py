@@ -31,7 +31,7 @@ def _age():
     gc.collect(1)
 
 
-async def test_what_lasts_is_not_looked_at_again(tended):
+async def test_what_lasts_is_not_looked_at_again(tended, autojump_clock):
     assert gc.get_freeze_count() > 10_000
     ring = Ring()
     gone = weakref.ref(ring)
@@ -42,14 +42,14 @@ async def test_what_lasts_is_not_looked_at_again(tended):
     assert gone() is not None
 
 
-async def test_what_has_come_since_and_is_lost_is_found(tended):
+async def test_what_has_come_since_and_is_lost_is_found(tended, autojump_clock):
     gone = weakref.ref(Ring())
     _age()
     await trio.sleep(heap.LOOK_S)
     assert gone() is None
 
 
-async def test_garbage_among_what_has_lasted_is_found_when_the_heap_has_grown(tended):
+async def test_garbage_among_what_has_lasted_is_found_when_the_heap_has_grown(tended, autojump_clock):
     ring = Ring()
     gone = weakref.ref(ring)
     _age()

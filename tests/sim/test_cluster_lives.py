@@ -88,7 +88,7 @@ async def cluster(autojump_clock, nursery):
     return found
 
 
-async def test_a_topic_that_is_made_anew_has_nothing_that_a_node_slept_through(cluster):
+async def test_a_topic_that_is_made_anew_has_nothing_that_a_node_slept_through(cluster, autojump_clock):
     """Deleted while node 3 was down, made anew with node 3 as its leader when it is back."""
     await cluster.make("t", [3, 1])
     await cluster.send("t", "old 1", "old 2")
@@ -100,7 +100,7 @@ async def test_a_topic_that_is_made_anew_has_nothing_that_a_node_slept_through(c
     assert await cluster.values("t") == ["new"]
 
 
-async def test_a_replica_that_has_moved_away_while_its_node_was_down_is_removed_at_the_start(cluster):
+async def test_a_replica_that_has_moved_away_while_its_node_was_down_is_removed_at_the_start(cluster, autojump_clock):
     await cluster.make("t", [1, 3])
     await cluster.send("t", "1", "2")
     await cluster.host(3).end(STOP)
@@ -113,7 +113,7 @@ async def test_a_replica_that_has_moved_away_while_its_node_was_down_is_removed_
     assert await cluster.values("t") == ["1", "2"]
 
 
-async def test_what_a_node_keeps_stays_over_its_starts(cluster):
+async def test_what_a_node_keeps_stays_over_its_starts(cluster, autojump_clock):
     """The sweep at the start takes nothing that is to be there."""
     await cluster.make("t", [1, 2, 3])
     await cluster.send("t", "1", "2")
@@ -124,7 +124,7 @@ async def test_what_a_node_keeps_stays_over_its_starts(cluster):
     assert await cluster.values("t") == ["1", "2"]
 
 
-async def test_who_stops_in_good_order_hands_over_the_quorum_too(cluster, nursery):
+async def test_who_stops_in_good_order_hands_over_the_quorum_too(cluster, nursery, autojump_clock):
     """Nobody waits for an election time-out: whatever is written meanwhile is written at once."""
     leader = next(host for host in cluster.hosts if host.node.services.admin._store.is_leader)
     other = next(host for host in cluster.hosts if host is not leader)
@@ -146,7 +146,7 @@ async def test_who_stops_in_good_order_hands_over_the_quorum_too(cluster, nurser
     assert longest < 0.3
 
 
-async def test_a_node_that_loses_the_majority_while_it_starts_waits_for_it(cluster):
+async def test_a_node_that_loses_the_majority_while_it_starts_waits_for_it(cluster, autojump_clock):
     await cluster.make("t", [1, 2, 3])
     await cluster.send("t", "1")
     for number in (1, 2, 3):
@@ -160,7 +160,7 @@ async def test_a_node_that_loses_the_majority_while_it_starts_waits_for_it(clust
     assert await cluster.values("t") == ["1"]
 
 
-async def test_a_topic_is_described_though_one_of_its_partitions_has_no_leader(cluster):
+async def test_a_topic_is_described_though_one_of_its_partitions_has_no_leader(cluster, autojump_clock):
     await cluster.admin(lambda mq: mq.admin.create_topic("t", assignment=[[1], [2], [3]]))
     await cluster.host(2).end(KILL)
     await cluster.until(lambda: cluster.host(1).node.services.routes.table["t"].records[1].leader < 0)
@@ -169,7 +169,7 @@ async def test_a_topic_is_described_though_one_of_its_partitions_has_no_leader(c
     assert "no leader" in found.partitions[1].state
 
 
-async def test_each_node_tells_of_its_own_disk(cluster):
+async def test_each_node_tells_of_its_own_disk(cluster, autojump_clock):
     await cluster.admin(lambda mq: mq.admin.create_topic("t", assignment=[[1, 2], [2, 3], [3, 1]]))
     for number, kept in ((1, [0, 2]), (2, [0, 1]), (3, [1, 2])):
         states = await cluster.host(number).node.admin.describe_kept("t")
