@@ -14,7 +14,7 @@ CLOCKS = {"autojump_clock", "mock_clock"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test whose fixture has a virtual clock must ask for it itself.
 
-    pytest-trio looks for one among its arguments alone, and else lets all of it run on the wall's clock, without a word.
+    pytest-trio looks for one among its arguments alone; else all of it runs on the wall's clock, without a word.
     """
     wrong = [item.nodeid for item in items if isinstance(item, pytest.Function) and _is_on_the_wrong_clock(item)]
     if wrong:

@@ -160,7 +160,8 @@ class Clerk:
             async with open_flat_nursery() as nursery:
                 self._nursery = nursery
                 admitted = {} if held is None else decode_epochs(held.value)
-                self._mailbox.post(ReignBegun(reign=reign.epoch, nodes=self._registration.nodes, admitted=admitted))
+                nodes, hears_ms = self._registration.nodes, self._registration.hears_ms
+                self._mailbox.post(ReignBegun(reign=reign.epoch, nodes=nodes, admitted=admitted, hears_ms=hears_ms))
                 nursery.start_soon(self._follow, TOPICS, self._topics, self._topic)
                 nursery.start_soon(self._follow, PARTITIONS, self._partitions, self._partition)
                 nursery.start_soon(self._follow, CONTROLLER, self._epochs, self._epoch)

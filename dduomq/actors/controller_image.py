@@ -1,7 +1,10 @@
 """What the controller knows of the cluster, and what it has not looked at yet.
 
 Always true: a record is only replaced by a newer one; a partition of which a change is under way is looked at when that
-is done; a node that registered anew is admitted when all records, read after that, are as they should be without it.
+is done; a node that registered anew is admitted when all records, read after that, are as they should be without it;
+nothing is decided before all who should be alive have said in this reign that they are, or are gone (a session outlasts
+its node: after a blackout, who is not back yet would be preferred to those who are), but that is not waited for without
+end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,21 +28,28 @@ class Held:
 
 
 class ControllerImage:
-    """Of one reign. `waiting`: the partitions that are to be looked at; `flying`: those with a change under way."""
+    """Of one reign. `waiting`: the partitions that are to be looked at; `flying`: those with a change under way.
 
-    def __init__(self, reign: int, admitted: Mapping[int, int], is_unclean: Callable[[TopicRecord], bool]) -> None:
+    `hears_ms`: so long who should be alive is waited for, until it says so.
+    """
+
+    def __init__(
+        self, reign: int, admitted: Mapping[int, int], is_unclean: Callable[[TopicRecord], bool], hears_ms: int
+    ) -> None:
         self.records: dict[str, Held] = {}
         self.waiting: dict[str, None] = {}
         self.flying: dict[str, Wish] = {}
         self._reign = reign
         self._is_unclean = is_unclean
+        self._hears_ms = hears_ms
         self._nodes = Nodes()
         self._admitted = dict(admitted)
         self._state = ClusterState({})
         self._read: dict[int, int] = {}  # the epochs of nodes after whose registration all was read
         self._reading: dict[int, int] = {}
         self._admitting = False
-        self._has_topics = self._has_partitions = False
+        self._has_topics = self._has_partitions = self._has_heard = False
+        self._begun_ms: int | None = None
         self._topics: dict[str, tuple[TopicRecord, TopicState, int]] = {}  # by id, with the record's version
         self._ids: dict[str, str] = {}
         self._orphans: dict[str, int] = {}  # since when, in ms
@@ -52,8 +62,8 @@ class ControllerImage:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything has been seen once."""
-        return self._has_topics and self._has_partitions
+        """Whether everything has been seen once, and everybody heard."""
+        return self._has_topics and self._has_partitions and self._has_heard
 
     # --- what there is ------------------------------------------------------------------------------
 
@@ -70,6 +80,11 @@ class ControllerImage:
         if state != self._state:
             self._state = state
             self.waiting.update(dict.fromkeys(self.records))
+        self._has_heard = self._has_heard or self._are_present()
+
+    def _are_present(self) -> bool:
+        """Whether all who should be alive have said so in this reign."""
+        return all(self._nodes.present.get(node, 0) >= self._reign for node in self._state.alive)
 
     def set_topics(self, topics: Sequence[tuple[TopicRecord, int]]) -> None:
         self._topics, self._ids, self._has_topics = {}, {}, True
@@ -186,6 +201,8 @@ class ControllerImage:
 
     def tick(self, now_ms: int) -> None:
         """Preferred leaders, leftovers, what is missing: nothing of it is urgent."""
+        self._begun_ms = now_ms if self._begun_ms is None else self._begun_ms
+        self._has_heard = self._has_heard or now_ms - self._begun_ms >= self._hears_ms
         if not self.is_whole:
             return
         self._restore_preferred(now_ms)

@@ -41,11 +41,12 @@ class NodesSeen(Message):
 
 @attrs.frozen(kw_only=True)
 class ReignBegun(Message):
-    """`admitted`: the epochs of nodes that have been dealt with."""
+    """`admitted`: the epochs of nodes that have been dealt with. `hears_ms`: see `ControllerImage`."""
 
     reign: int
     nodes: Nodes
     admitted: Mapping[int, int]
+    hears_ms: int
 
 
 @attrs.frozen(kw_only=True)

@@ -2,11 +2,13 @@
 
 Not an actor: two tasks keep a session with the metadata engine, and a frozen picture of all nodes. Always true: while
 `session` is valid, the node's record is in the metadata under the epoch `epoch`; each registration has a new one. A
-node that has lost its session goes on with what it does, and registers anew.
+node that has lost its session goes on with what it does, and registers anew. A registered node tells each new
+controller that it lives: a session may outlast its node.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import cast
 
 import attrs
 import structlog
@@ -16,19 +18,22 @@ from dduomq.actors.following import FAILURES, Following, Pause
 from dduomq.actors.nursery import open_flat_nursery
 from dduomq.cluster.image import (
     ADMITTED,
+    CONTROLLER_EPOCH,
     DRAINING,
     NODES,
     PARTITIONS,
+    PRESENT,
     NodeRecord,
     decode_epochs,
     decode_node,
     decode_partition,
+    decode_value,
     encode_node,
     encode_value,
 )
 from dduomq.cluster.ports import Check, Del, MetadataStore, Put, Session
 from dduomq.errors import ConfigError
-from dduomq.limits import LEAVE_POLL_MS, SESSION_LOOK_MS
+from dduomq.limits import CONTROLLER_HEARS_MS, CONTROLLER_HEARS_SESSIONS, LEAVE_POLL_MS, SESSION_LOOK_MS
 from dduomq.ports import Clock, Rng
 
 STOP = ".stop"
@@ -45,13 +50,15 @@ class Nodes:
     """All nodes that are registered. Never changed, only replaced.
 
     `epochs`: of their registrations. `admitted`: the epochs that the controller has dealt with; only a node whose epoch
-    is there is counted as alive by it. `draining`: who is to lead nothing, alive or not.
+    is there is counted as alive by it. `draining`: who is to lead nothing, alive or not. `present`: the newest
+    controller epoch that each has lived to see.
     """
 
     records: Mapping[int, NodeRecord] = attrs.field(factory=dict)
     epochs: Mapping[int, int] = attrs.field(factory=dict)
     admitted: Mapping[int, int] = attrs.field(factory=dict)
     draining: frozenset[int] = frozenset()
+    present: Mapping[int, int] = attrs.field(factory=dict)
 
     def epoch(self, node_id: int) -> int:
         """0 of a node that is not registered."""
@@ -63,7 +70,10 @@ class Nodes:
 
 
 class Registration:
-    """`run` must run as long as the node does. `record` is what the node says of itself."""
+    """`run` must run as long as the node does. `record` is what the node says of itself.
+
+    `hears_ms`: after so long a node that is gone has no session any more.
+    """
 
     def __init__(
         self,
@@ -84,11 +94,14 @@ class Registration:
         self._clock = clock
         self._rng = rng
         self._log = log
+        self.hears_ms = max(CONTROLLER_HEARS_MS, CONTROLLER_HEARS_SESSIONS * session_timeout_ms)
         self._taken_s = 3 * session_timeout_ms / 1000
         self._taken_since: float | None = None
         self._listeners: list[Callable[[Nodes], None]] = []
         self._changed = trio.Event()
-        self._followings = [Following(prefix, self._look) for prefix in (NODES, ADMITTED, DRAINING)]
+        self._reign = 0  # the newest controller epoch
+        self._followings = [Following(prefix, self._look) for prefix in (NODES, ADMITTED, DRAINING, PRESENT)]
+        self._reigns = Following(CONTROLLER_EPOCH, self._look_at_reign)
 
     @property
     def is_registered(self) -> bool:
@@ -106,10 +119,14 @@ class Registration:
         listener(self.nodes)
 
     async def registered(self) -> Session:
-        """Wait until this node has a valid session: a new one, or the one it has, if that comes to count again."""
+        """Wait until this node has a valid session: a new one, or the one it has, if that comes to count again.
+
+        By then it sees itself among the nodes, and so whoever registered before it and has not gone.
+        """
         while True:
             changed = self._changed
-            if self.session is not None and self.session.is_valid:
+            is_seen = self.nodes.epoch(self.node_id) == self.epoch
+            if self.session is not None and self.session.is_valid and is_seen:
                 return self.session
             with trio.move_on_after(SESSION_LOOK_MS / 1000):  # nobody tells when a session counts again
                 await changed.wait()
@@ -122,7 +139,7 @@ class Registration:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started when the node is registered for the first time. Raises `NodeIdTaken`."""
         async with open_flat_nursery() as nursery:
-            for following in self._followings:
+            for following in (*self._followings, self._reigns):
                 nursery.start_soon(following.run, self._store, self._rng, self._log)
             nursery.start_soon(self._keep)
             await self.registered()
@@ -196,6 +213,7 @@ class Registration:
         self._log.info("node_registered", node=self.node_id, epoch=epoch)
         async with open_flat_nursery() as nursery:
             nursery.start_soon(self._until_replaced, epoch, nursery.cancel_scope)
+            nursery.start_soon(self._be_present, epoch)
             await session.wait_lost()
             nursery.cancel_scope.cancel()
         self._log.warning("node_registration_lost", node=self.node_id, epoch=epoch)
@@ -210,6 +228,22 @@ class Registration:
                         scope.cancel()
             await changed.wait()
 
+    async def _be_present(self, epoch: int) -> None:
+        """Tell each new controller that this node lives, under the registration that it knows of."""
+        told, pause = 0, Pause(self._rng)
+        while True:
+            changed, reign = self._changed, self._reign
+            if reign == told:
+                await changed.wait()
+                continue
+            saying = Put(f"{PRESENT}{self.node_id}", encode_value(reign), is_ephemeral=True)
+            try:
+                await self._store.txn([Check(self.record.key, epoch), saying])
+                told = reign
+                pause.worked()
+            except FAILURES:  # whether the registration is lost, others find out
+                await pause.failed()
+
     def _set(self, session: Session | None, epoch: int) -> None:
         self.session, self.epoch = session, epoch
         self._wake()
@@ -217,7 +251,7 @@ class Registration:
     # --- the others ---------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        nodes, admitted, draining = (following.held for following in self._followings)
+        nodes, admitted, draining, present = (following.held for following in self._followings)
         drained = frozenset(int(held.key.removeprefix(DRAINING).removesuffix(STOP)) for held in draining)
         records = {}
         for held in nodes:
@@ -228,9 +262,14 @@ class Registration:
             {int(held.key.removeprefix(NODES)): held.version for held in nodes},
             decode_epochs(admitted[0].value) if admitted else {},
             drained,
+            {int(held.key.removeprefix(PRESENT)): cast(int, decode_value(held.value)) for held in present},
         )
         for listener in self._listeners:
             listener(self.nodes)
+        self._wake()
+
+    def _look_at_reign(self) -> None:
+        self._reign = max((cast(int, decode_value(held.value)) for held in self._reigns.held), default=0)
         self._wake()
 
     def _wake(self) -> None:

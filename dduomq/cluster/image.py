@@ -22,6 +22,7 @@ CONTROLLER = "/controller"  # ephemeral: the number of the node that is it
 CONTROLLER_EPOCH = "/controller-epoch"
 CLUSTER_VERSION = "/cluster-version"
 ADMITTED = "/admitted"  # the epochs of the nodes whose registration the controller has dealt with
+PRESENT = "/present/"  # <id>, ephemeral: the newest controller epoch that the node has lived to see
 DRAINING = "/draining/"  # <id>: an operator wants it to lead nothing; <id>.stop, ephemeral: it is about to stop
 NO_LEADER = -1
 _VERSION = 1

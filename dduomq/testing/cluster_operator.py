@@ -70,14 +70,23 @@ class ClusterOperator:
         """A partition loses a replica, and gets it back: only a controller brings that to its end."""
         async with self._world.connect("cluster-operator") as mq:
             for count in (2, 3):
-                await persist(partial(self._reassign, mq, self._nodes[:count]))
-                await persist(partial(self._until_moved, mq))
+                await self._to(mq, {(self._topics[0], 0): self._nodes[:count]})
 
-    async def _reassign(self, mq: Client, replicas: list[int]) -> None:
+    async def spread(self) -> None:
+        """Every partition has three replicas again: it goes on without any one of them."""
+        places = [(topic, at) for topic in self._topics for at in range(self._world.partitions)]
+        async with self._world.connect("cluster-operator") as mq:
+            await self._to(mq, {place: self._rng.sample(self._nodes, 3) for place in places})
+
+    async def _to(self, mq: Client, moves: dict[tuple[str, int], list[int]]) -> None:
+        await persist(partial(self._reassign, mq, moves))
+        await persist(partial(self._until_moved, mq))
+
+    async def _reassign(self, mq: Client, moves: dict[tuple[str, int], list[int]]) -> None:
         """As soon as all of them are known to be alive."""
         while True:
             try:
-                await mq.admin.reassign({(self._topics[0], 0): replicas})
+                await mq.admin.reassign(moves)
                 return
             except InvalidReplicaAssignment:
                 await trio.sleep(LOOK_S)

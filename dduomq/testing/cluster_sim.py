@@ -2,8 +2,9 @@
 
 `simulate_cluster(seed)` makes replicated topics, lets senders, readers, groups, delayed messages and an operator loose
 on them, stops, kills and starves the nodes of power meanwhile, cuts them off from each other, lets their disks fail and
-their clocks go wrong; then ends all faults, reads everything back, compares the disks, and checks the history. Always
-true: same seed, same run, to the last event; the trace hash says so. No thread, socket or real file is used.
+their clocks go wrong; then ends all faults, reads everything back, compares the disks, in some runs lets all but one
+come back from a last blackout and reads once more, and checks the history. Always true: same seed, same run, to the
+last event; the trace hash says so. No thread, socket or real file is used.
 """
 
 import hashlib
@@ -38,6 +39,7 @@ NODES = (3, 3, 3, 3, 3, 3, 3, 5)
 SKEW_MAX_MS = 5 * 60_000
 OUTSIDE = 0.4  # share of the runs whose metadata are in an engine outside
 LOOK_S = 0.25
+LAST_BLACKOUT = 0.25
 SETTLE_S = 0.5
 SETTLE_MAX_S = 90.0
 VIRTUAL_TIME_MAX_S = 3_600.0
@@ -162,6 +164,20 @@ class ClusterSimulation:
             await persist(self.audit.records)
             await persist(self.audit.group)
             await persist(partial(self.audit.delays, self._pass_all_times))
+        await self._settle(trouble)
+        if self.nodes > 1 and self.rng.random() < LAST_BLACKOUT:
+            await self._go_on_without_one(trouble)
+
+    async def _go_on_without_one(self, trouble: Trouble) -> None:
+        """After a blackout those who are back serve: they have all there is, as all were in sync before."""
+        with trio.fail_after(HEAL_S):
+            await persist(self.mover.spread)
+        await self._settle(trouble)
+        with trio.fail_after(HEAL_S):
+            away = await trouble.blackout_but_one()
+            await persist(self.audit.records)
+            away.start()
+            await away.wait_ready()
         await self._settle(trouble)
 
     async def _restore_logs(self) -> None:

@@ -159,6 +159,26 @@ class Trouble:
 
     async def _blackout(self) -> None:
         """All lose their power at one moment, and come back one after another."""
+        await self._lose_all_power()
+        for host in self._hosts:
+            await self._return(host)
+        for host in self._hosts:
+            await host.wait_ready()
+        self._troubled.clear()
+
+    async def blackout_but_one(self) -> ClusterHost:
+        """The same, but one stays away: that one is returned when all others are ready."""
+        away = self._rng.choice(self._hosts)
+        await self._lose_all_power()
+        self._trace("away", away.name)
+        back = [host for host in self._hosts if host is not away]
+        for host in back:
+            await self._return(host)
+        for host in back:
+            await host.wait_ready()
+        return away
+
+    async def _lose_all_power(self) -> None:
         self._count(BLACKOUT)
         for host in self._hosts:
             self._troubled[host.node_id] = None
@@ -167,13 +187,11 @@ class Trouble:
         async with trio.open_nursery() as nursery:
             for host in self._hosts:
                 nursery.start_soon(host.end, POWER)
-        for host in self._hosts:
-            self._look.at(host)
-            await trio.sleep(self._rng.uniform(0.0, 0.5))
-            host.start()
-        for host in self._hosts:
-            await host.wait_ready()
-        self._troubled.clear()
+
+    async def _return(self, host: ClusterHost) -> None:
+        self._look.at(host)
+        await trio.sleep(self._rng.uniform(0.0, 0.5))
+        host.start()
 
     async def _silence(self) -> None:
         """The machines live, and none hears another; nobody has to start again for that."""

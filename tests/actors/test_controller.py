@@ -25,6 +25,7 @@ from dduomq.cluster.image import (
     decode_epochs,
     decode_partition,
     decode_value,
+    encode_node,
     encode_partition,
     encode_topic,
     encode_value,
@@ -472,6 +473,42 @@ def check_always(records):
         assert record.isr
         assert record.leader_epoch <= record.partition_epoch
         assert not record.is_recovering
+
+
+async def test_after_a_blackout_who_is_back_is_preferred_to_who_is_still_counted(world, autojump_clock):
+    """Two come back at once, and the session of the third outlasts them: it is asked before it stays in their place."""
+    for node_id in (1, 2):
+        await world.start(node_id)
+    await world.start(3, session_timeout_s=2.5)
+    world.topic("t", [(1, 2, 3), (2, 3, 1), (3, 1, 2), (3,)])
+    await trio.sleep(SETTLED_S)
+    for node_id in (1, 2, 3):
+        await world.kill(node_id)
+    async with trio.open_nursery() as nursery:
+        for node_id in (1, 2):
+            nursery.start_soon(world.start, node_id)
+    await trio.sleep(SETTLED_S)
+    assert [world.get("t", at).leader for at in range(4)] == [1, 2, 1, NO_LEADER]
+    assert [sorted(world.get("t", at).isr) for at in range(4)] == [[1, 2], [1, 2], [1, 2], [3]]
+    check_always(world.all())
+
+
+async def test_a_new_controller_does_not_wait_without_end_for_who_is_counted(world, autojump_clock):
+    """Its session goes on, and it says nothing."""
+    for node_id in (1, 2):
+        await world.start(node_id)
+    silent = NodeRecord(3, "directory-3", ())
+    world.engine.put(silent.key, encode_node(silent))
+    await trio.sleep(SETTLED_S)
+    world.topic("t", [(1, 2, 3), (2, 1, 3)])
+    await trio.sleep(SETTLED_S)
+    victim = world.controller()
+    await world.kill(victim)
+    await trio.sleep(2)
+    assert victim in {world.get("t", 0).leader, world.get("t", 1).leader}
+    await trio.sleep(2 * SETTLED_S)
+    assert {world.get("t", at).leader for at in (0, 1)} == {3 - victim}
+    assert world.get("t").isr == tuple(node for node in (1, 2, 3) if node != victim)
 
 
 async def test_many_partitions_take_few_transactions(world, autojump_clock):

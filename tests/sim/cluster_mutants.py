@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from dduomq.actors import isr, journal, partition_following
+from dduomq.actors.controller_image import ControllerImage
 from dduomq.actors.partition import PartitionActor
 from dduomq.actors.partition_messages import LEADER_ONLY, Append
 from dduomq.actors.partition_replica import ReplicaPart
@@ -100,6 +101,7 @@ CLUSTER_MUTANTS = {
         8, (ReplicaPart, "_is_settled", _always), (Leadership, "is_known", _always)
     ),
     "a session that counts again is not noticed": _from(1, (Registration, "registered", _wait_for_another_session)),
+    "who is still counted is preferred to who is back": _from(0, (ControllerImage, "_are_present", _always)),
     "coordinators answer before their replicas know": _from(6, (journal, "Append", partial(Append, acks=LEADER_ONLY))),
     "in-sync sets are written over whatever there is": _from(51, (isr, "_operations", _over_everything)),
 }

@@ -20,9 +20,9 @@ TOPICS = "data/topics"
 class Cluster:
     """Three machines, and clients that know them all."""
 
-    def __init__(self, nursery):
-        self.network = SimNetwork(Random(1))
-        self.hosts = make_hosts(3, nursery, self.network, Random(2), lambda *_event: None, None)
+    def __init__(self, nursery, seed=0):
+        self.network = SimNetwork(Random(f"network {seed}"))
+        self.hosts = make_hosts(3, nursery, self.network, Random(f"hosts {seed}"), lambda *_event: None, None)
 
     async def start(self, *numbers):
         for number in numbers:
@@ -158,6 +158,30 @@ async def test_a_node_that_loses_the_majority_while_it_starts_waits_for_it(clust
     with trio.fail_after(60):
         await cluster.host(1).wait_ready()
     assert await cluster.values("t") == ["1"]
+
+
+@pytest.mark.parametrize("away", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(5))
+async def test_after_a_blackout_those_who_are_back_go_on_without_the_one_who_is_not(
+    seed, away, nursery, autojump_clock
+):  # fmt: skip
+    """Its session, which outlasts it, is no reason to prefer it as the one in sync."""
+    autojump_clock.autojump_threshold = 0
+    cluster = Cluster(nursery, seed)
+    await cluster.start(1, 2, 3)
+    for replicas in ([1, 2, 3], [2, 3, 1], [3, 1, 2]):
+        await cluster.make(f"t{replicas[0]}", replicas)
+        await cluster.send(f"t{replicas[0]}", "1")
+    for number in (1, 2, 3):
+        await cluster.host(number).end(KILL)
+    await cluster.start(*({1, 2, 3} - {away}))
+    for leader in (1, 2, 3):
+        assert await cluster.values(f"t{leader}") == ["1"]
+        await cluster.send(f"t{leader}", "2")
+    await cluster.start(away)
+    for leader in (1, 2, 3):
+        await cluster.until(lambda leader=leader: len(cluster.record(f"t{leader}").isr) == 3)
+        assert await cluster.values(f"t{leader}") == ["1", "2"]
 
 
 async def test_a_topic_is_described_though_one_of_its_partitions_has_no_leader(cluster, autojump_clock):
