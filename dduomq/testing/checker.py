@@ -134,7 +134,7 @@ def check(history: History) -> None:
     check_commits(history.committed)
     check_work(history.final, history.worked, history.group_ends)
     check_hands(history.handed, history.deliveries)
-    check_passed(history.final, history.handed, history.queue_ends)
+    check_passed(history.final, history.handed, history.queue_ends, history.purged)
     check_delays(history.delayed, history.arrived, history.set_back_ms)
 
 

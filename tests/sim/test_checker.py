@@ -3,6 +3,7 @@
 import pytest
 
 from dduomq.testing.checker import Acked, Failed, History, Mark, Seen, Violation, check
+from dduomq.testing.queue_checker import Handed, QueueViolation, check_passed
 
 T = ("t", 0)
 
@@ -91,3 +92,19 @@ def test_each_level_keeps_what_it_promises(level, losses, is_lost):
             check(made)
     else:
         check(made)
+
+
+@pytest.mark.parametrize(
+    ("asked", "handed", "is_violation"), [(0, 2, True), (1, 2, True), (2, 2, False), (0, 1, False)]
+)
+def test_a_queue_passes_only_what_it_gave_out_or_may_have_seen_purged(asked, handed, is_violation):
+    """Records 0 to 2 are there at the end, 0 and from `handed` on were given out; a purge up to `asked` was tried."""
+    place = ("t", 0)
+    final = {place: [(0, "a"), (1, "b"), (2, "c")]}
+    hands = [Handed(place, offset, "w", 1, 0.0) for offset in (0, *range(handed, 3))]
+    purged = {place: (0, asked)}
+    if is_violation:
+        with pytest.raises(QueueViolation, match="nobody was given 1"):
+            check_passed(final, hands, {place: 3}, purged)
+    else:
+        check_passed(final, hands, {place: 3}, purged)
