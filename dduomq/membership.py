@@ -170,7 +170,7 @@ class Member:
             NodeRecord(
                 config.node_id, around.directory_id, reached, config.zone, versions.LOWEST, versions.HIGHEST
             ),
-            clock=ports.clock, rng=ports.rng, log=around.log, session_timeout_ms=config.session_timeout_ms,
+            clock=ports.clock, rng=ports.rng, log=around.log,
         )  # fmt: skip
         self.cluster: ClusterAdmin | None = ClusterAdmin(
             self.store, self._registration, peers=[peer.node_id for peer in config.peers],

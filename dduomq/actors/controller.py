@@ -110,7 +110,9 @@ class ControllerActor(Actor):
 
     def _on_reign_begun(self, message: ReignBegun) -> None:
         self._reign, self._batches = message.reign, 0
-        self._image = ControllerImage(message.reign, message.admitted, self._is_unclean, message.hears_ms)
+        self._image = ControllerImage(
+            message.reign, message.admitted, self._is_unclean, own=message.own, outlast_ms=message.outlast_ms
+        )
         self._image.set_nodes(message.nodes)
 
     def _on_reign_ended(self, message: ReignEnded) -> None:

@@ -56,7 +56,7 @@ from dduomq.cluster.ports import (
     Session,
     Versioned,
 )
-from dduomq.limits import CONTROLLER_TICK_MS
+from dduomq.limits import CONTROLLER_TICK_MS, SESSIONS_OUTLAST
 from dduomq.ports import Clock, Rng
 
 
@@ -160,8 +160,13 @@ class Clerk:
             async with open_flat_nursery() as nursery:
                 self._nursery = nursery
                 admitted = {} if held is None else decode_epochs(held.value)
-                nodes, hears_ms = self._registration.nodes, self._registration.hears_ms
-                self._mailbox.post(ReignBegun(reign=reign.epoch, nodes=nodes, admitted=admitted, hears_ms=hears_ms))
+                around, outlast_s = self._registration, SESSIONS_OUTLAST * reign.session.timeout_s
+                self._mailbox.post(
+                    ReignBegun(
+                        reign=reign.epoch, nodes=around.nodes, admitted=admitted,
+                        own=(around.node_id, around.epoch), outlast_ms=round(outlast_s * 1000),
+                    )
+                )  # fmt: skip
                 nursery.start_soon(self._follow, TOPICS, self._topics, self._topic)
                 nursery.start_soon(self._follow, PARTITIONS, self._partitions, self._partition)
                 nursery.start_soon(self._follow, CONTROLLER, self._epochs, self._epoch)

@@ -2,9 +2,9 @@
 
 Always true: a record is only replaced by a newer one; a partition of which a change is under way is looked at when that
 is done; a node that registered anew is admitted when all records, read after that, are as they should be without it;
-nothing is decided before all who should be alive have said in this reign that they are, or are gone (a session outlasts
-its node: after a blackout, who is not back yet would be preferred to those who are), but that is not waited for without
-end.
+when nodes have come or gone, nothing is decided before all who count as alive have seen it, or are gone, too. A session
+outlasts its node: else, of nodes that died together, one that is not back would be preferred to those who are. Who says
+nothing is not waited for without end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,26 +30,35 @@ class Held:
 class ControllerImage:
     """Of one reign. `waiting`: the partitions that are to be looked at; `flying`: those with a change under way.
 
-    `hears_ms`: so long who should be alive is waited for, until it says so.
+    `own`: this node and the epoch of its registration. `outlast_ms`: no session outlasts its node for longer.
     """
 
     def __init__(
-        self, reign: int, admitted: Mapping[int, int], is_unclean: Callable[[TopicRecord], bool], hears_ms: int
+        self,
+        reign: int,
+        admitted: Mapping[int, int],
+        is_unclean: Callable[[TopicRecord], bool],
+        *,
+        own: tuple[int, int],
+        outlast_ms: int,
     ) -> None:
         self.records: dict[str, Held] = {}
         self.waiting: dict[str, None] = {}
         self.flying: dict[str, Wish] = {}
         self._reign = reign
         self._is_unclean = is_unclean
-        self._hears_ms = hears_ms
+        self._own = own
+        self._outlast_ms = outlast_ms
         self._nodes = Nodes()
         self._admitted = dict(admitted)
         self._state = ClusterState({})
         self._read: dict[int, int] = {}  # the epochs of nodes after whose registration all was read
         self._reading: dict[int, int] = {}
         self._admitting = False
-        self._has_topics = self._has_partitions = self._has_heard = False
-        self._begun_ms: int | None = None
+        self._has_topics = self._has_partitions = False
+        self._is_agreed = False  # all who count as alive have seen which nodes there are now
+        self._asked_ms: int | None = None
+        self._mute: dict[int, Mapping[int, int] | None] = {}  # who was waited for in vain, and said this before
         self._topics: dict[str, tuple[TopicRecord, TopicState, int]] = {}  # by id, with the record's version
         self._ids: dict[str, str] = {}
         self._orphans: dict[str, int] = {}  # since when, in ms
@@ -62,12 +71,14 @@ class ControllerImage:
 
     @property
     def is_whole(self) -> bool:
-        """Whether everything has been seen once, and everybody heard."""
-        return self._has_topics and self._has_partitions and self._has_heard
+        """Whether everything has been seen once, and all agree on who is there."""
+        return self._has_topics and self._has_partitions and self._is_agreed
 
     # --- what there is ------------------------------------------------------------------------------
 
     def set_nodes(self, nodes: Nodes) -> None:
+        if nodes.epochs != self._nodes.epochs:
+            self._is_agreed, self._asked_ms = False, None
         self._nodes = nodes
         self._look()
 
@@ -80,11 +91,22 @@ class ControllerImage:
         if state != self._state:
             self._state = state
             self.waiting.update(dict.fromkeys(self.records))
-        self._has_heard = self._has_heard or self._are_present()
+        self._is_agreed = self._is_agreed or not self._awaited()
 
-    def _are_present(self) -> bool:
-        """Whether all who should be alive have said so in this reign."""
-        return all(self._nodes.present.get(node, 0) >= self._reign for node in self._state.alive)
+    def _awaited(self) -> list[int]:
+        """Who counts as alive and has not said that it sees the nodes of now. A controller must see itself."""
+        node_id, epoch = self._own
+        epochs, seen = self._nodes.epochs, self._nodes.seen
+        silent = [node for node in self._state.alive if node != node_id and seen.get(node) != epochs]
+        own = [] if epochs.get(node_id) == epoch else [node_id]
+        return own + [node for node in silent if node not in self._mute or self._mute[node] != seen.get(node)]
+
+    def _give_up(self, now_ms: int) -> None:
+        """Who says nothing for longer than a session lasts is not waited for, until it says something."""
+        self._asked_ms = now_ms if self._asked_ms is None else self._asked_ms
+        if not self._is_agreed and now_ms - self._asked_ms >= self._outlast_ms:
+            self._mute.update((node, self._nodes.seen.get(node)) for node in self._awaited())
+            self._is_agreed = True
 
     def set_topics(self, topics: Sequence[tuple[TopicRecord, int]]) -> None:
         self._topics, self._ids, self._has_topics = {}, {}, True
@@ -201,8 +223,7 @@ class ControllerImage:
 
     def tick(self, now_ms: int) -> None:
         """Preferred leaders, leftovers, what is missing: nothing of it is urgent."""
-        self._begun_ms = now_ms if self._begun_ms is None else self._begun_ms
-        self._has_heard = self._has_heard or now_ms - self._begun_ms >= self._hears_ms
+        self._give_up(now_ms)
         if not self.is_whole:
             return
         self._restore_preferred(now_ms)

@@ -121,6 +121,8 @@ class Following:
     def _one(self, change: Changed) -> None:
         before = self._held.get(change.key)
         if change.value is None:
+            if before is not None and 0 < change.version < before.version:
+                return  # it has come back since
             self._held.pop(change.key, None)
         elif before is None or before.version < change.version:
             self._held[change.key] = Versioned(change.key, change.value, change.version)

@@ -2,38 +2,36 @@
 
 Not an actor: two tasks keep a session with the metadata engine, and a frozen picture of all nodes. Always true: while
 `session` is valid, the node's record is in the metadata under the epoch `epoch`; each registration has a new one. A
-node that has lost its session goes on with what it does, and registers anew. A registered node tells each new
-controller that it lives: a session may outlast its node.
+node that has lost its session goes on with what it does, and registers anew. Whenever nodes come or go, each says
+whom it sees: a session outlasts its node, so that alone tells who has lived until then.
 """
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import cast
 
 import attrs
 import structlog
 import trio
 
-from dduomq.actors.following import FAILURES, Following, Pause
+from dduomq.actors.following import FAILURES, Decoded, Following, Pause
 from dduomq.actors.nursery import open_flat_nursery
 from dduomq.cluster.image import (
     ADMITTED,
-    CONTROLLER_EPOCH,
     DRAINING,
     NODES,
     PARTITIONS,
-    PRESENT,
+    SEEN,
     NodeRecord,
     decode_epochs,
     decode_node,
     decode_partition,
-    decode_value,
+    encode_epochs,
     encode_node,
     encode_value,
 )
 from dduomq.cluster.ports import Check, Del, MetadataStore, Put, Session
 from dduomq.errors import ConfigError
-from dduomq.limits import CONTROLLER_HEARS_MS, CONTROLLER_HEARS_SESSIONS, LEAVE_POLL_MS, SESSION_LOOK_MS
+from dduomq.limits import LEAVE_POLL_MS, SESSION_LOOK_MS, SESSIONS_OUTLAST
 from dduomq.ports import Clock, Rng
 
 STOP = ".stop"
@@ -50,15 +48,15 @@ class Nodes:
     """All nodes that are registered. Never changed, only replaced.
 
     `epochs`: of their registrations. `admitted`: the epochs that the controller has dealt with; only a node whose epoch
-    is there is counted as alive by it. `draining`: who is to lead nothing, alive or not. `present`: the newest
-    controller epoch that each has lived to see.
+    is there is counted as alive by it. `draining`: who is to lead nothing, alive or not. `seen`: the epochs
+    of all nodes, as each has lived to see them.
     """
 
     records: Mapping[int, NodeRecord] = attrs.field(factory=dict)
     epochs: Mapping[int, int] = attrs.field(factory=dict)
     admitted: Mapping[int, int] = attrs.field(factory=dict)
     draining: frozenset[int] = frozenset()
-    present: Mapping[int, int] = attrs.field(factory=dict)
+    seen: Mapping[int, Mapping[int, int]] = attrs.field(factory=dict)
 
     def epoch(self, node_id: int) -> int:
         """0 of a node that is not registered."""
@@ -70,10 +68,7 @@ class Nodes:
 
 
 class Registration:
-    """`run` must run as long as the node does. `record` is what the node says of itself.
-
-    `hears_ms`: after so long a node that is gone has no session any more.
-    """
+    """`run` must run as long as the node does. `record` is what the node says of itself."""
 
     def __init__(
         self,
@@ -83,7 +78,6 @@ class Registration:
         clock: Clock,
         rng: Rng,
         log: structlog.stdlib.BoundLogger,
-        session_timeout_ms: int = 1_000,
     ) -> None:
         self.node_id = record.node_id
         self.nodes = Nodes()
@@ -94,14 +88,11 @@ class Registration:
         self._clock = clock
         self._rng = rng
         self._log = log
-        self.hears_ms = max(CONTROLLER_HEARS_MS, CONTROLLER_HEARS_SESSIONS * session_timeout_ms)
-        self._taken_s = 3 * session_timeout_ms / 1000
         self._taken_since: float | None = None
         self._listeners: list[Callable[[Nodes], None]] = []
         self._changed = trio.Event()
-        self._reign = 0  # the newest controller epoch
-        self._followings = [Following(prefix, self._look) for prefix in (NODES, ADMITTED, DRAINING, PRESENT)]
-        self._reigns = Following(CONTROLLER_EPOCH, self._look_at_reign)
+        self._followings = [Following(prefix, self._look) for prefix in (NODES, ADMITTED, DRAINING, SEEN)]
+        self._seen = Decoded(decode_epochs)
 
     @property
     def is_registered(self) -> bool:
@@ -119,14 +110,10 @@ class Registration:
         listener(self.nodes)
 
     async def registered(self) -> Session:
-        """Wait until this node has a valid session: a new one, or the one it has, if that comes to count again.
-
-        By then it sees itself among the nodes, and so whoever registered before it and has not gone.
-        """
+        """Wait until this node has a valid session: a new one, or the one it has, if that comes to count again."""
         while True:
             changed = self._changed
-            is_seen = self.nodes.epoch(self.node_id) == self.epoch
-            if self.session is not None and self.session.is_valid and is_seen:
+            if self.session is not None and self.session.is_valid:
                 return self.session
             with trio.move_on_after(SESSION_LOOK_MS / 1000):  # nobody tells when a session counts again
                 await changed.wait()
@@ -139,7 +126,7 @@ class Registration:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Started when the node is registered for the first time. Raises `NodeIdTaken`."""
         async with open_flat_nursery() as nursery:
-            for following in (*self._followings, self._reigns):
+            for following in self._followings:
                 nursery.start_soon(following.run, self._store, self._rng, self._log)
             nursery.start_soon(self._keep)
             await self.registered()
@@ -174,7 +161,7 @@ class Registration:
         while True:
             try:
                 async with self._store.session() as session:
-                    epoch = await self._register()
+                    epoch = await self._register(session)
                     if epoch:
                         pause.worked()
                         await self._stay(session, epoch)
@@ -183,24 +170,24 @@ class Registration:
             self._set(None, 0)
             await pause.failed()
 
-    async def _register(self) -> int:
+    async def _register(self, session: Session) -> int:
         """Write the record; its version, or 0 while another node has the number. Raises `NodeIdTaken`."""
         key = self.record.key
         held = await self._store.get(key)
         if held is not None:
             other = decode_node(held.value)
             if other.directory_id != self.record.directory_id:
-                self._wait_for_number(other)
+                self._wait_for_number(other, session)
                 return 0
             await self._store.txn([Check(key, held.version), Del(key)])
         self._taken_since = None
         return await self._store.txn([Check(key, 0), Put(key, encode_node(self.record), is_ephemeral=True)])
 
-    def _wait_for_number(self, other: NodeRecord) -> None:
+    def _wait_for_number(self, other: NodeRecord, session: Session) -> None:
         """A node that has died keeps its number for a while; one that goes on having it lives."""
         now = self._clock.monotonic()
         self._taken_since = now if self._taken_since is None else self._taken_since
-        if now - self._taken_since > self._taken_s:
+        if now - self._taken_since > SESSIONS_OUTLAST * session.timeout_s:
             where = "".join(f" at {address.host}:{address.port}" for address in other.addresses[:1])
             raise NodeIdTaken(
                 f"another node of this cluster is number {self.node_id} already{where}: "
@@ -213,7 +200,7 @@ class Registration:
         self._log.info("node_registered", node=self.node_id, epoch=epoch)
         async with open_flat_nursery() as nursery:
             nursery.start_soon(self._until_replaced, epoch, nursery.cancel_scope)
-            nursery.start_soon(self._be_present, epoch)
+            nursery.start_soon(self._say_who_is_seen, epoch)
             await session.wait_lost()
             nursery.cancel_scope.cancel()
         self._log.warning("node_registration_lost", node=self.node_id, epoch=epoch)
@@ -228,21 +215,20 @@ class Registration:
                         scope.cancel()
             await changed.wait()
 
-    async def _be_present(self, epoch: int) -> None:
-        """Tell each new controller that this node lives, under the registration that it knows of."""
-        told, pause = 0, Pause(self._rng)
+    async def _say_who_is_seen(self, epoch: int) -> None:
+        """Whenever nodes have come or gone: the controller waits for it, so a failure does not make this one slow."""
+        told: Mapping[int, int] = {}
         while True:
-            changed, reign = self._changed, self._reign
-            if reign == told:
+            changed, seen = self._changed, self.nodes.epochs
+            if seen == told:
                 await changed.wait()
                 continue
-            saying = Put(f"{PRESENT}{self.node_id}", encode_value(reign), is_ephemeral=True)
+            saying = Put(f"{SEEN}{self.node_id}", encode_epochs(seen), is_ephemeral=True)
             try:
                 await self._store.txn([Check(self.record.key, epoch), saying])
-                told = reign
-                pause.worked()
+                told = seen
             except FAILURES:  # whether the registration is lost, others find out
-                await pause.failed()
+                await Pause(self._rng).failed()
 
     def _set(self, session: Session | None, epoch: int) -> None:
         self.session, self.epoch = session, epoch
@@ -251,7 +237,7 @@ class Registration:
     # --- the others ---------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        nodes, admitted, draining, present = (following.held for following in self._followings)
+        nodes, admitted, draining, seen = (following.held for following in self._followings)
         drained = frozenset(int(held.key.removeprefix(DRAINING).removesuffix(STOP)) for held in draining)
         records = {}
         for held in nodes:
@@ -262,14 +248,10 @@ class Registration:
             {int(held.key.removeprefix(NODES)): held.version for held in nodes},
             decode_epochs(admitted[0].value) if admitted else {},
             drained,
-            {int(held.key.removeprefix(PRESENT)): cast(int, decode_value(held.value)) for held in present},
+            {int(held.key.removeprefix(SEEN)): epochs for held, epochs in zip(seen, self._seen.all(seen), strict=True)},
         )
         for listener in self._listeners:
             listener(self.nodes)
-        self._wake()
-
-    def _look_at_reign(self) -> None:
-        self._reign = max((cast(int, decode_value(held.value)) for held in self._reigns.held), default=0)
         self._wake()
 
     def _wake(self) -> None:

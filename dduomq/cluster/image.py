@@ -22,7 +22,7 @@ CONTROLLER = "/controller"  # ephemeral: the number of the node that is it
 CONTROLLER_EPOCH = "/controller-epoch"
 CLUSTER_VERSION = "/cluster-version"
 ADMITTED = "/admitted"  # the epochs of the nodes whose registration the controller has dealt with
-PRESENT = "/present/"  # <id>, ephemeral: the newest controller epoch that the node has lived to see
+SEEN = "/seen/"  # <id>, ephemeral: the epochs of all nodes that are registered, as that node has lived to see them
 DRAINING = "/draining/"  # <id>: an operator wants it to lead nothing; <id>.stop, ephemeral: it is about to stop
 NO_LEADER = -1
 _VERSION = 1
@@ -163,7 +163,7 @@ def decode_partition(data: bytes) -> PartitionRecord:
 
 
 def decode_epochs(data: bytes) -> dict[int, int]:
-    """The value of `ADMITTED`."""
+    """The value of `ADMITTED`, or below `SEEN`."""
     pairs: Any = decode_value(data)
     return dict(pairs)
 

@@ -76,6 +76,10 @@ class Session(Protocol):
         It may come back without anybody being told, as long as the session is not lost.
         """
 
+    @property
+    def timeout_s(self) -> float:
+        """So long it outlasts its node, about: what the engine has granted, which may be more than was asked for."""
+
     async def wait_lost(self) -> None:
         """Returns when the engine has ended it, or when by this node's own clock it may have."""
 

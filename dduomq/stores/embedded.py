@@ -154,11 +154,12 @@ class EmbeddedStore:
 
 
 class _Lasting:
-    """A session that nobody can take away."""
+    """A session that nobody can take away, and that is over with its node."""
 
-    __slots__ = ("_ended",)
+    __slots__ = ("_ended", "timeout_s")
 
     def __init__(self) -> None:
+        self.timeout_s = 0.0
         self._ended = trio.Event()
 
     @property

@@ -124,7 +124,7 @@ class EtcdStore:
                 await self._revoke(lease)
 
     async def _keep_alive(self, lease: "_Lease") -> None:
-        share_s = lease.ttl_s / BEATS_PER_SESSION
+        share_s = lease.timeout_s / BEATS_PER_SESSION
         pause_s = share_s
         while True:
             await trio.sleep(pause_s)
@@ -181,12 +181,11 @@ class EtcdStore:
 
 
 class _Lease(LocalSession):
-    __slots__ = ("lease", "ttl_s")
+    __slots__ = ("lease",)
 
     def __init__(self, lease: str, sent: float, ttl_s: int) -> None:
-        super().__init__(sent + ttl_s)
+        super().__init__(sent, ttl_s)
         self.lease = lease
-        self.ttl_s = ttl_s
 
 
 class _Follower:

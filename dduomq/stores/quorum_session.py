@@ -23,7 +23,7 @@ class QuorumSession:
         self, session: int, timeout_ms: int, asked_at: float, mailbox: Mailbox, view: QuorumView, links: Links
     ) -> None:
         self.session = session
-        self._timeout_s = timeout_ms / 1000
+        self.timeout_s = timeout_ms / 1000
         self._sure_at = asked_at
         self._mailbox = mailbox
         self._view = view
@@ -32,7 +32,7 @@ class QuorumSession:
 
     @property
     def is_valid(self) -> bool:
-        return not self.is_over and trio.current_time() < self._sure_at + self._timeout_s
+        return not self.is_over and trio.current_time() < self._sure_at + self.timeout_s
 
     @property
     def is_over(self) -> bool:
@@ -60,7 +60,7 @@ class QuorumSession:
             while not self.is_over:
                 for voter in self._view.configuration.voters:
                     nursery.start_soon(self._beat_one, voter.node)
-                await trio.sleep(self._timeout_s / BEATS_PER_TIMEOUT)
+                await trio.sleep(self.timeout_s / BEATS_PER_TIMEOUT)
             nursery.cancel_scope.cancel()
 
     async def _beat_one(self, node: int) -> None:
@@ -77,6 +77,6 @@ class QuorumSession:
     async def _ask(self, node: int) -> BeatAnswer:
         if node == self._links.own:
             return await ask(self._mailbox, lambda reply: BeatCame(session=self.session, reply=reply))
-        answer, _ = await self._links.link(node).request(Beat(self.session), timeout_s=self._timeout_s)
+        answer, _ = await self._links.link(node).request(Beat(self.session), timeout_s=self.timeout_s)
         found: BeatAnswer = answer
         return found

@@ -11,12 +11,13 @@ RETRY_S = 0.1  # after a beat that was not answered
 
 
 class LocalSession:
-    """A `Session` that is kept up by whoever calls `extend`."""
+    """A `Session` that is kept up by whoever calls `extend`. `sent`: when it was asked for."""
 
-    __slots__ = ("_deadline", "_lost")
+    __slots__ = ("_deadline", "_lost", "timeout_s")
 
-    def __init__(self, deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, sent: float, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._deadline = sent + timeout_s
         self._lost = trio.Event()
 
     @property

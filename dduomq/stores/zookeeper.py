@@ -184,7 +184,7 @@ class ZooKeeperStore:
             await keeper.open()
             sent = trio.current_time()
             await keeper.read(self._beat)
-            session = _KeptSession(keeper, sent + keeper.granted_s)
+            session = _KeptSession(keeper, sent)
             keeper.on_lost = session.lose
             async with open_flat_nursery() as nursery:
                 nursery.start_soon(self._keep_alive, session)
@@ -203,7 +203,7 @@ class ZooKeeperStore:
 
     async def _keep_alive(self, session: "_KeptSession") -> None:
         """kazoo keeps the session up by itself; these beats are to know until when it is."""
-        share_s = session.keeper.granted_s / BEATS_PER_SESSION
+        share_s = session.timeout_s / BEATS_PER_SESSION
         pause_s = share_s
         while session.is_valid:
             await trio.sleep(pause_s)
@@ -216,7 +216,7 @@ class ZooKeeperStore:
             pause_s = share_s
             if session.keeper.session_id != session.session_id:
                 session.lose()
-            elif not session.extend(sent + session.keeper.granted_s):
+            elif not session.extend(sent + session.timeout_s):
                 return
 
     # --- watching -----------------------------------------------------------------------------------
@@ -236,8 +236,8 @@ class ZooKeeperStore:
 class _KeptSession(LocalSession):
     __slots__ = ("keeper", "session_id")
 
-    def __init__(self, keeper: Keeper, deadline: float) -> None:
-        super().__init__(deadline)
+    def __init__(self, keeper: Keeper, sent: float) -> None:
+        super().__init__(sent, keeper.granted_s)
         self.keeper = keeper
         self.session_id = keeper.session_id
 

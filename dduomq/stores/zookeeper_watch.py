@@ -18,6 +18,7 @@ from dduomq.stores.zookeeper_client import Keeper, each
 from dduomq.stores.zookeeper_names import Names
 
 RETRY_S = 0.2
+UNWATCHED = -1
 
 
 class Follower:
@@ -29,7 +30,8 @@ class Follower:
         self._names = names
         self._prefix = prefix
         self._feed = feed
-        self._known: dict[str, dict[str, int]] = {}  # by directory under watch: its nodes' versions, by path
+        # by directory under watch: its nodes' versions, by path; UNWATCHED of one that was gone when it was read
+        self._known: dict[str, dict[str, int]] = {}
         self._must_begin = True
         self._lists: dict[str, None] = {}  # directories and keys' nodes to be read again, by path
         self._nodes: dict[str, None] = {}
@@ -105,18 +107,21 @@ class Follower:
         for path in [path for path in known if path not in there]:
             del known[path]
             self._feed.put(Changed(self._names.key(path), None, stat.pzxid))
-        new = sorted(path for path in there if path not in known)
+        new = sorted(path for path in there if known.get(path, UNWATCHED) == UNWATCHED)
         await self._read([path for path in new if self._names.key(path).startswith(self._prefix)], is_new=is_new)
 
     async def _read(self, paths: list[str], *, is_new: bool) -> None:
-        """Read nodes; one that is gone again is told of by its directory."""
+        """Read nodes; one that is gone is told of by its directory, though by then another may have its name."""
         for at in range(0, len(paths), limits.METADATA_SCAN_PAGE):
             page = paths[at : at + limits.METADATA_SCAN_PAGE]
             found = await self._keeper.read(each("get_async", page, watch=self._told))
             for path, one in zip(page, found, strict=True):
+                known = self._known[path.rpartition("/")[0]]
                 if isinstance(one, KazooException):
+                    if path in known:
+                        known[path] = UNWATCHED
                     continue
-                known, version = self._known[path.rpartition("/")[0]], one[1].mzxid
+                version = one[1].mzxid
                 if known.get(path) != version:
                     known[path] = version
                     if is_new:

@@ -37,6 +37,7 @@ SENDERS, FOLLOWERS, WORKERS, DELAYERS = 3, 2, 2, 1
 RUN_S = (3.0, 4.0, 4.0, 8.0)
 NODES = (3, 3, 3, 3, 3, 3, 3, 5)
 SKEW_MAX_MS = 5 * 60_000
+SESSIONS_MIN_S = (0.0, 0.0, 6.0)  # an engine outside may grant longer ones than were asked for
 OUTSIDE = 0.4  # share of the runs whose metadata are in an engine outside
 LOOK_S = 0.25
 LAST_BLACKOUT = 0.25
@@ -72,7 +73,10 @@ class ClusterSimulation:
         )
         self.hosts: list[ClusterHost] = []
         has_engine = self.nodes > 1 and self.rng.random() < OUTSIDE
-        self.engine = MemoryEngine(Random(self.rng.random())) if has_engine else None
+        self.engine = self._make_engine(Random(self.rng.random())) if has_engine else None
+
+    def _make_engine(self, rng: Random) -> MemoryEngine:
+        return MemoryEngine(rng, session_min_s=rng.choice(SESSIONS_MIN_S))
 
     def trace(self, *event: object) -> None:
         self._events += 1

@@ -57,10 +57,14 @@ class _Held:
 
 
 class MemoryEngine:
-    """The engine itself; `run` must run beside the nodes, since it ends the sessions of those that are silent."""
+    """The engine itself; `run` must run beside the nodes, since it ends the sessions of those that are silent.
 
-    def __init__(self, rng: Random, faults: Faults | None = None) -> None:
+    `session_min_s`: it grants no shorter sessions.
+    """
+
+    def __init__(self, rng: Random, faults: Faults | None = None, session_min_s: float = 0.0) -> None:
         self.faults = faults or Faults()
+        self.session_min_s = session_min_s
         self.state = MetadataState()
         self.transactions = 0
         self._rng = rng
@@ -76,7 +80,7 @@ class MemoryEngine:
 
     def store(self, node_id: int, session_timeout_s: float = 1.0) -> "MemoryStore":
         """The door of one node. A node that starts anew gets a new one."""
-        return MemoryStore(self, node_id, session_timeout_s)
+        return MemoryStore(self, node_id, max(session_timeout_s, self.session_min_s))
 
     def pause(self, node_id: int) -> None:
         """The node can't reach the engine from now on; its session runs out."""
@@ -248,7 +252,7 @@ class MemoryStore:
             held = await self._call(lambda: self._engine.begin(self._node_id, self._timeout_s))
         except MetadataUnknown as error:
             raise MetadataUnavailable(error.message) from None
-        session = _Beating(held, sent + self._timeout_s)
+        session = _Beating(held, sent, self._timeout_s)
         self._held = held
         try:
             async with open_flat_nursery() as nursery:
@@ -278,9 +282,10 @@ class MemoryStore:
 class _Beating:
     """A session by its node's own clock."""
 
-    def __init__(self, held: _Held, valid_until: float) -> None:
+    def __init__(self, held: _Held, sent: float, timeout_s: float) -> None:
         self.held = held
-        self.valid_until = valid_until
+        self.timeout_s = timeout_s
+        self.valid_until = sent + timeout_s
         self.ended = trio.Event()
 
     @property

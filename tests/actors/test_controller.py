@@ -1,6 +1,7 @@
 """Nodes register, one of them is the controller, and partitions have leaders that live."""
 
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 import attrs
@@ -299,6 +300,7 @@ class Wavering:
 
     def __init__(self, session):
         self.session = session
+        self.timeout_s = session.timeout_s
         self.counts = True
 
     @property
@@ -315,12 +317,14 @@ async def test_a_controller_whose_session_counts_again_is_it_again(world, autoju
         await world.start(node_id)
     world.topic("t", [(2, 1, 3), (3, 1, 2), (1, 2, 3)])
     await trio.sleep(1)
+    for _, registration, _ in world.running.values():
+        registration.session = Wavering(registration.session)
+    world.running[world.controller()][2]._clerk.resign()
+    await trio.sleep(1)
     first = world.controller()
     _, registration, controller = world.running[first]
-    session = registration.session = Wavering(registration.session)
-    controller._clerk.resign()
-    await trio.sleep(1)
-    assert controller.epoch == world.epoch()
+    assert controller.epoch == world.epoch() == 2
+    session = registration.session
     session.counts = False
     victim = next(node_id for node_id in (1, 2, 3) if node_id != first)
     await world.kill(victim)
@@ -475,40 +479,84 @@ def check_always(records):
         assert not record.is_recovering
 
 
-async def test_after_a_blackout_who_is_back_is_preferred_to_who_is_still_counted(world, autojump_clock):
-    """Two come back at once, and the session of the third outlasts them: it is asked before it stays in their place."""
-    for node_id in (1, 2):
-        await world.start(node_id)
-    await world.start(3, session_timeout_s=2.5)
+@pytest.mark.parametrize("outlasts_s", [2.5, 8.0])
+async def test_after_a_blackout_who_is_back_is_preferred_to_who_is_still_counted(world, autojump_clock, outlasts_s):
+    """Two come back at once, and the session of the third outlasts them: it must say that it lives."""
+    for node_id in (1, 2, 3):
+        await world.start(node_id, session_timeout_s=outlasts_s)
     world.topic("t", [(1, 2, 3), (2, 3, 1), (3, 1, 2), (3,)])
     await trio.sleep(SETTLED_S)
     for node_id in (1, 2, 3):
         await world.kill(node_id)
     async with trio.open_nursery() as nursery:
         for node_id in (1, 2):
-            nursery.start_soon(world.start, node_id)
-    await trio.sleep(SETTLED_S)
+            nursery.start_soon(partial(world.start, node_id, session_timeout_s=outlasts_s))
+    await trio.sleep(4 * outlasts_s)
     assert [world.get("t", at).leader for at in range(4)] == [1, 2, 1, NO_LEADER]
     assert [sorted(world.get("t", at).isr) for at in range(4)] == [[1, 2], [1, 2], [1, 2], [3]]
     check_always(world.all())
 
 
-async def test_a_new_controller_does_not_wait_without_end_for_who_is_counted(world, autojump_clock):
-    """Its session goes on, and it says nothing."""
+async def test_of_two_that_died_together_the_one_that_is_back_leads(world, autojump_clock):
+    """The controller lived on; it decides nothing before the other is known to be dead, too."""
+    for node_id in (1, 2, 3):
+        await world.start(node_id)
+    assert world.controller() == 1
+    world.topic("t", [(2, 3), (3, 2), (1, 2)])
+    await trio.sleep(SETTLED_S)
+    for node_id in (2, 3):
+        await world.kill(node_id)
+    await world.start(2)
+    await trio.sleep(SETTLED_S)
+    assert [(world.get("t", at).leader, world.get("t", at).isr) for at in (0, 1)] == [(2, (2,)), (2, (2,))]
+    assert world.get("t", 2).isr == (1,)
+
+
+@pytest.mark.parametrize("is_faulty", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+async def test_after_a_blackout_whoever_is_back_leads(world, autojump_clock, seed, is_faulty):
+    """Of five nodes some are back after a while, whatever the engine does meanwhile, and whosever session lasts."""
+    rng, engine = Random(seed), world.engine
+    for node_id in range(1, 6):
+        await world.start(node_id, session_timeout_s=rng.choice((1.0, 1.0, 2.0, 3.0)))
+    world.topic("t", [tuple(rng.sample(range(1, 6), 3)) for _ in range(20)])
+    await trio.sleep(SETTLED_S)
+    if is_faulty:
+        engine.faults = Faults(conflict=0.05, unknown=0.1, unavailable=0.05, resync=0.2, latency_s=(0.001, 0.03))
+    for node_id in range(1, 6):
+        await world.kill(node_id)
+    back = rng.sample(range(1, 6), rng.choice((2, 3, 4)))
+
+    async def come(node_id):
+        await trio.sleep(rng.uniform(0, 0.6))
+        await world.start(node_id, session_timeout_s=3.0)
+
+    async with trio.open_nursery() as nursery:
+        for node_id in back:
+            nursery.start_soon(come, node_id)
+    engine.faults = Faults()
+    await trio.sleep(3 * SETTLED_S)
+    check_always(world.all())
+    for record in world.all():
+        assert (record.leader in back) == bool(set(record.replicas) & set(back)), (record, back)
+
+
+async def test_who_says_nothing_is_not_waited_for_without_end_and_only_once(world, autojump_clock):
+    """The session of node 3 goes on, and it never says whom it sees."""
     for node_id in (1, 2):
         await world.start(node_id)
     silent = NodeRecord(3, "directory-3", ())
     world.engine.put(silent.key, encode_node(silent))
-    await trio.sleep(SETTLED_S)
-    world.topic("t", [(1, 2, 3), (2, 1, 3)])
-    await trio.sleep(SETTLED_S)
-    victim = world.controller()
-    await world.kill(victim)
-    await trio.sleep(2)
-    assert victim in {world.get("t", 0).leader, world.get("t", 1).leader}
     await trio.sleep(2 * SETTLED_S)
+    world.topic("t", [(1, 2, 3), (2, 1, 3)])
+    await trio.sleep(1)
+    victim = 3 - world.controller()
+    await world.kill(victim)
+    await trio.sleep(SETTLED_S)
     assert {world.get("t", at).leader for at in (0, 1)} == {3 - victim}
     assert world.get("t").isr == tuple(node for node in (1, 2, 3) if node != victim)
+    with trio.fail_after(1):
+        await world.start(victim)
 
 
 async def test_many_partitions_take_few_transactions(world, autojump_clock):

@@ -172,8 +172,9 @@ async def test_after_a_blackout_those_who_are_back_go_on_without_the_one_who_is_
     for replicas in ([1, 2, 3], [2, 3, 1], [3, 1, 2]):
         await cluster.make(f"t{replicas[0]}", replicas)
         await cluster.send(f"t{replicas[0]}", "1")
-    for number in (1, 2, 3):
-        await cluster.host(number).end(KILL)
+    async with trio.open_nursery() as ends:
+        for host in cluster.hosts:
+            ends.start_soon(host.end, KILL)
     await cluster.start(*({1, 2, 3} - {away}))
     for leader in (1, 2, 3):
         assert await cluster.values(f"t{leader}") == ["1"]
