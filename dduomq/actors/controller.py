@@ -111,7 +111,7 @@ class ControllerActor(Actor):
     def _on_reign_begun(self, message: ReignBegun) -> None:
         self._reign, self._batches = message.reign, 0
         self._image = ControllerImage(
-            message.reign, message.admitted, self._is_unclean, own=message.own, outlast_ms=message.outlast_ms
+            message.reign, message.admitted, self._is_unclean, own=message.own, timeout_ms=message.timeout_ms
         )
         self._image.set_nodes(message.nodes)
 
@@ -163,6 +163,9 @@ class ControllerActor(Actor):
     def _on_tick(self, message: ControllerTick) -> None:
         image = self._image_of(message.reign)
         if image is not None:
+            silent = image.give_up(message.now_ms)
+            if silent:
+                self._log.warning("nodes_silent", nodes=silent)
             image.tick(message.now_ms)
 
     def _on_go_on(self, _message: GoOn) -> None:

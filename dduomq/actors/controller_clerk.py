@@ -56,7 +56,7 @@ from dduomq.cluster.ports import (
     Session,
     Versioned,
 )
-from dduomq.limits import CONTROLLER_TICK_MS, SESSIONS_OUTLAST
+from dduomq.limits import CONTROLLER_TICK_MS
 from dduomq.ports import Clock, Rng
 
 
@@ -160,11 +160,11 @@ class Clerk:
             async with open_flat_nursery() as nursery:
                 self._nursery = nursery
                 admitted = {} if held is None else decode_epochs(held.value)
-                around, outlast_s = self._registration, SESSIONS_OUTLAST * reign.session.timeout_s
+                around, timeout_ms = self._registration, round(reign.session.timeout_s * 1000)
                 self._mailbox.post(
                     ReignBegun(
                         reign=reign.epoch, nodes=around.nodes, admitted=admitted,
-                        own=(around.node_id, around.epoch), outlast_ms=round(outlast_s * 1000),
+                        own=(around.node_id, around.epoch), timeout_ms=timeout_ms,
                     )
                 )  # fmt: skip
                 nursery.start_soon(self._follow, TOPICS, self._topics, self._topic)

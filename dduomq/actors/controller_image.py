@@ -4,7 +4,7 @@ Always true: a record is only replaced by a newer one; a partition of which a ch
 is done; a node that registered anew is admitted when all records, read after that, are as they should be without it;
 when nodes have come or gone, nothing is decided before all who count as alive have seen it, or are gone, too. A session
 outlasts its node: else, of nodes that died together, one that is not back would be preferred to those who are. Who says
-nothing is not waited for without end.
+nothing is not waited for without end, and no more until it has said what is so.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from dduomq.actors.registration import Nodes
 from dduomq.cluster.control import ClusterState, TopicState, decide, is_orphan, mentions, missing, prefer
 from dduomq.cluster.image import PartitionRecord, TopicRecord
 from dduomq.cluster.placement import factor_of, load_of, new_records, place
-from dduomq.limits import ORPHAN_GRACE_MS, PREFERRED_GRACE_MS, PREFERRED_PER_TICK
+from dduomq.limits import ORPHAN_GRACE_MS, PREFERRED_GRACE_MS, PREFERRED_PER_TICK, SESSIONS_OUTLAST
 
 SWEEP_MS = 10_000  # what is not urgent at all is looked at so often
 
@@ -30,7 +30,8 @@ class Held:
 class ControllerImage:
     """Of one reign. `waiting`: the partitions that are to be looked at; `flying`: those with a change under way.
 
-    `own`: this node and the epoch of its registration. `outlast_ms`: no session outlasts its node for longer.
+    `own`: this node and the epoch of its registration. `timeout_ms`: of its session, and of those of nodes that have
+    not said another one.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class ControllerImage:
         is_unclean: Callable[[TopicRecord], bool],
         *,
         own: tuple[int, int],
-        outlast_ms: int,
+        timeout_ms: int,
     ) -> None:
         self.records: dict[str, Held] = {}
         self.waiting: dict[str, None] = {}
@@ -48,7 +49,7 @@ class ControllerImage:
         self._reign = reign
         self._is_unclean = is_unclean
         self._own = own
-        self._outlast_ms = outlast_ms
+        self._timeout_ms = timeout_ms
         self._nodes = Nodes()
         self._admitted = dict(admitted)
         self._state = ClusterState({})
@@ -57,8 +58,8 @@ class ControllerImage:
         self._admitting = False
         self._has_topics = self._has_partitions = False
         self._is_agreed = False  # all who count as alive have seen which nodes there are now
-        self._asked_ms: int | None = None
-        self._mute: dict[int, Mapping[int, int] | None] = {}  # who was waited for in vain, and said this before
+        self._behind: dict[int, int | None] = {}  # who has not said so, and since when: None before the next tick
+        self._mute: set[int] = set()  # those of them who were waited for in vain
         self._topics: dict[str, tuple[TopicRecord, TopicState, int]] = {}  # by id, with the record's version
         self._ids: dict[str, str] = {}
         self._orphans: dict[str, int] = {}  # since when, in ms
@@ -78,7 +79,7 @@ class ControllerImage:
 
     def set_nodes(self, nodes: Nodes) -> None:
         if nodes.epochs != self._nodes.epochs:
-            self._is_agreed, self._asked_ms = False, None
+            self._is_agreed = False
         self._nodes = nodes
         self._look()
 
@@ -91,22 +92,33 @@ class ControllerImage:
         if state != self._state:
             self._state = state
             self.waiting.update(dict.fromkeys(self.records))
-        self._is_agreed = self._is_agreed or not self._awaited()
+        self._behind = {node: self._behind.get(node) for node in self._silent()}
+        self._mute &= self._behind.keys()
+        self._agree()
 
-    def _awaited(self) -> list[int]:
+    def _silent(self) -> list[int]:
         """Who counts as alive and has not said that it sees the nodes of now. A controller must see itself."""
-        node_id, epoch = self._own
-        epochs, seen = self._nodes.epochs, self._nodes.seen
-        silent = [node for node in self._state.alive if node != node_id and seen.get(node) != epochs]
-        own = [] if epochs.get(node_id) == epoch else [node_id]
-        return own + [node for node in silent if node not in self._mute or self._mute[node] != seen.get(node)]
+        (own, epoch), (epochs, seen) = self._own, (self._nodes.epochs, self._nodes.seen)
+        silent = [node for node in self._state.alive if node not in seen or seen[node].epochs != epochs]
+        return [node for node in silent if node != own] + [own] * (epochs.get(own) != epoch)
 
-    def _give_up(self, now_ms: int) -> None:
-        """Who says nothing for longer than a session lasts is not waited for, until it says something."""
-        self._asked_ms = now_ms if self._asked_ms is None else self._asked_ms
-        if not self._is_agreed and now_ms - self._asked_ms >= self._outlast_ms:
-            self._mute.update((node, self._nodes.seen.get(node)) for node in self._awaited())
-            self._is_agreed = True
+    def _agree(self) -> None:
+        self._is_agreed = self._is_agreed or self._behind.keys() <= self._mute
+
+    def give_up(self, now_ms: int) -> list[int]:
+        """Wait no more for who has said nothing for longer than its session would outlast it; who that is."""
+        before = set(self._mute)
+        for node, since in self._behind.items():
+            if since is None:
+                self._behind[node] = now_ms
+            elif now_ms - since >= SESSIONS_OUTLAST * self._timeout_of(node):
+                self._mute.add(node)
+        self._agree()
+        return sorted(self._mute - before)
+
+    def _timeout_of(self, node: int) -> int:
+        said = self._nodes.seen.get(node)
+        return self._timeout_ms if said is None else said.timeout_ms
 
     def set_topics(self, topics: Sequence[tuple[TopicRecord, int]]) -> None:
         self._topics, self._ids, self._has_topics = {}, {}, True
@@ -223,7 +235,6 @@ class ControllerImage:
 
     def tick(self, now_ms: int) -> None:
         """Preferred leaders, leftovers, what is missing: nothing of it is urgent."""
-        self._give_up(now_ms)
         if not self.is_whole:
             return
         self._restore_preferred(now_ms)

@@ -41,13 +41,13 @@ class NodesSeen(Message):
 
 @attrs.frozen(kw_only=True)
 class ReignBegun(Message):
-    """`admitted`: the epochs of nodes that have been dealt with. `own`, `outlast_ms`: see `ControllerImage`."""
+    """`admitted`: the epochs of nodes that have been dealt with. `own`, `timeout_ms`: see `ControllerImage`."""
 
     reign: int
     nodes: Nodes
     admitted: Mapping[int, int]
     own: tuple[int, int]
-    outlast_ms: int
+    timeout_ms: int
 
 
 @attrs.frozen(kw_only=True)

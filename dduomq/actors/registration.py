@@ -22,14 +22,16 @@ from dduomq.cluster.image import (
     PARTITIONS,
     SEEN,
     NodeRecord,
+    SeenRecord,
     decode_epochs,
     decode_node,
     decode_partition,
-    encode_epochs,
+    decode_seen,
     encode_node,
+    encode_seen,
     encode_value,
 )
-from dduomq.cluster.ports import Check, Del, MetadataStore, Put, Session
+from dduomq.cluster.ports import Check, Del, MetadataConflict, MetadataStore, Put, Session
 from dduomq.errors import ConfigError
 from dduomq.limits import LEAVE_POLL_MS, SESSION_LOOK_MS, SESSIONS_OUTLAST
 from dduomq.ports import Clock, Rng
@@ -48,15 +50,15 @@ class Nodes:
     """All nodes that are registered. Never changed, only replaced.
 
     `epochs`: of their registrations. `admitted`: the epochs that the controller has dealt with; only a node whose epoch
-    is there is counted as alive by it. `draining`: who is to lead nothing, alive or not. `seen`: the epochs
-    of all nodes, as each has lived to see them.
+    is there is counted as alive by it. `draining`: who is to lead nothing, alive or not. `seen`: what each
+    node has said of all of them.
     """
 
     records: Mapping[int, NodeRecord] = attrs.field(factory=dict)
     epochs: Mapping[int, int] = attrs.field(factory=dict)
     admitted: Mapping[int, int] = attrs.field(factory=dict)
     draining: frozenset[int] = frozenset()
-    seen: Mapping[int, Mapping[int, int]] = attrs.field(factory=dict)
+    seen: Mapping[int, SeenRecord] = attrs.field(factory=dict)
 
     def epoch(self, node_id: int) -> int:
         """0 of a node that is not registered."""
@@ -92,7 +94,7 @@ class Registration:
         self._listeners: list[Callable[[Nodes], None]] = []
         self._changed = trio.Event()
         self._followings = [Following(prefix, self._look) for prefix in (NODES, ADMITTED, DRAINING, SEEN)]
-        self._seen = Decoded(decode_epochs)
+        self._records, self._seen = Decoded(decode_node), Decoded(decode_seen)
 
     @property
     def is_registered(self) -> bool:
@@ -200,7 +202,7 @@ class Registration:
         self._log.info("node_registered", node=self.node_id, epoch=epoch)
         async with open_flat_nursery() as nursery:
             nursery.start_soon(self._until_replaced, epoch, nursery.cancel_scope)
-            nursery.start_soon(self._say_who_is_seen, epoch)
+            nursery.start_soon(self._say_who_is_seen, epoch, round(session.timeout_s * 1000))
             await session.wait_lost()
             nursery.cancel_scope.cancel()
         self._log.warning("node_registration_lost", node=self.node_id, epoch=epoch)
@@ -215,19 +217,25 @@ class Registration:
                         scope.cancel()
             await changed.wait()
 
-    async def _say_who_is_seen(self, epoch: int) -> None:
+    async def _say_who_is_seen(self, epoch: int, timeout_ms: int) -> None:
         """Whenever nodes have come or gone: the controller waits for it, so a failure does not make this one slow."""
         told: Mapping[int, int] = {}
+        replaced = Pause(self._rng)
         while True:
             changed, seen = self._changed, self.nodes.epochs
             if seen == told:
                 await changed.wait()
                 continue
-            saying = Put(f"{SEEN}{self.node_id}", encode_epochs(seen), is_ephemeral=True)
+            said = encode_seen(SeenRecord(seen, timeout_ms))
             try:
-                await self._store.txn([Check(self.record.key, epoch), saying])
+                await self._store.txn(
+                    [Check(self.record.key, epoch), Put(f"{SEEN}{self.node_id}", said, is_ephemeral=True)]
+                )
                 told = seen
-            except FAILURES:  # whether the registration is lost, others find out
+                replaced.worked()
+            except MetadataConflict:  # the registration is not this one any more: that is found out elsewhere
+                await replaced.failed()
+            except FAILURES:
                 await Pause(self._rng).failed()
 
     def _set(self, session: Session | None, epoch: int) -> None:
@@ -240,15 +248,14 @@ class Registration:
         nodes, admitted, draining, seen = (following.held for following in self._followings)
         drained = frozenset(int(held.key.removeprefix(DRAINING).removesuffix(STOP)) for held in draining)
         records = {}
-        for held in nodes:
-            record = decode_node(held.value)
+        for record in self._records.all(nodes):
             records[record.node_id] = attrs.evolve(record, is_draining=record.node_id in drained)
         self.nodes = Nodes(
             dict(sorted(records.items())),
             {int(held.key.removeprefix(NODES)): held.version for held in nodes},
             decode_epochs(admitted[0].value) if admitted else {},
             drained,
-            {int(held.key.removeprefix(SEEN)): epochs for held, epochs in zip(seen, self._seen.all(seen), strict=True)},
+            {int(held.key.removeprefix(SEEN)): said for held, said in zip(seen, self._seen.all(seen), strict=True)},
         )
         for listener in self._listeners:
             listener(self.nodes)

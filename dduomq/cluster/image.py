@@ -22,7 +22,7 @@ CONTROLLER = "/controller"  # ephemeral: the number of the node that is it
 CONTROLLER_EPOCH = "/controller-epoch"
 CLUSTER_VERSION = "/cluster-version"
 ADMITTED = "/admitted"  # the epochs of the nodes whose registration the controller has dealt with
-SEEN = "/seen/"  # <id>, ephemeral: the epochs of all nodes that are registered, as that node has lived to see them
+SEEN = "/seen/"  # <id>, ephemeral: which nodes are registered, as that node has lived to see it
 DRAINING = "/draining/"  # <id>: an operator wants it to lead nothing; <id>.stop, ephemeral: it is about to stop
 NO_LEADER = -1
 _VERSION = 1
@@ -163,13 +163,30 @@ def decode_partition(data: bytes) -> PartitionRecord:
 
 
 def decode_epochs(data: bytes) -> dict[int, int]:
-    """The value of `ADMITTED`, or below `SEEN`."""
+    """The value of `ADMITTED`."""
     pairs: Any = decode_value(data)
     return dict(pairs)
 
 
 def encode_epochs(epochs: Mapping[int, int]) -> bytes:
     return encode_value([[node, epochs[node]] for node in sorted(epochs)])
+
+
+@attrs.frozen
+class SeenRecord:
+    """What a node says below `SEEN`: the epochs of all registrations it knows of, and how long its session lasts."""
+
+    epochs: Mapping[int, int]
+    timeout_ms: int
+
+
+def encode_seen(seen: SeenRecord) -> bytes:
+    return encode_value([seen.timeout_ms, [[node, seen.epochs[node]] for node in sorted(seen.epochs)]])
+
+
+def decode_seen(data: bytes) -> SeenRecord:
+    plain: Any = decode_value(data)
+    return SeenRecord(dict(plain[1]), plain[0])
 
 
 def encode_value(value: object) -> bytes:

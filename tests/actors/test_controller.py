@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from dduomq.actors.controller import Controller
+from dduomq.actors.controller_image import ControllerImage
 from dduomq.actors.registration import NodeIdTaken, Nodes, Registration
 from dduomq.actors.supervisor import Supervisor
 from dduomq.cluster.image import (
@@ -22,6 +23,7 @@ from dduomq.cluster.image import (
     TOPICS,
     NodeRecord,
     PartitionRecord,
+    SeenRecord,
     TopicRecord,
     decode_epochs,
     decode_partition,
@@ -557,6 +559,61 @@ async def test_who_says_nothing_is_not_waited_for_without_end_and_only_once(worl
     assert world.get("t").isr == tuple(node for node in (1, 2, 3) if node != victim)
     with trio.fail_after(1):
         await world.start(victim)
+
+
+async def test_who_says_nothing_is_given_up_though_nodes_come_and_go_all_the_while(world, nursery, autojump_clock):
+    """Each that comes or goes is something new to be seen; who has seen nothing for long is known by then."""
+    for node_id in (1, 2):
+        await world.start(node_id)
+    silent, other = (NodeRecord(node_id, f"directory-{node_id}", ()) for node_id in (3, 9))
+    world.engine.put(silent.key, encode_node(silent))
+    await trio.sleep(2 * SETTLED_S)
+    world.topic("t", [(1, 2, 3), (2, 1, 3)])
+
+    async def come_and_go():
+        while True:
+            world.engine.put(other.key, encode_node(other))
+            await trio.sleep(0.5)
+            world.engine.delete(other.key)
+            await trio.sleep(0.5)
+
+    nursery.start_soon(come_and_go)
+    victim = world.controller()
+    await world.kill(victim)
+    await trio.sleep(2 * SETTLED_S)
+    assert {world.get("t", at).leader for at in (0, 1)} == {3 - victim}
+
+
+async def test_each_node_is_waited_for_as_long_as_its_own_session_lasts(world, autojump_clock):
+    """2 and 3 die together, and 2 is back; the session of 3 is ten times as long as the controller's."""
+    for node_id in (1, 2):
+        await world.start(node_id)
+    await world.start(3, session_timeout_s=10.0)
+    assert world.controller() == 1
+    world.topic("t", [(2, 3), (3, 2)])
+    await trio.sleep(SETTLED_S)
+    for node_id in (2, 3):
+        await world.kill(node_id)
+    await world.start(2)
+    await trio.sleep(SETTLED_S)
+    assert [(world.get("t", at).leader, world.get("t", at).isr) for at in (0, 1)] == [(2, (2,)), (2, (2,))]
+
+
+def test_a_node_that_speaks_again_is_waited_for_again():
+    """It was given up, has said since what is so, and says nothing when the nodes are those of before once more."""
+
+    def look(epochs, said):
+        image.set_nodes(Nodes({}, epochs, {}, seen={2: SeenRecord(said, 1_000)}))
+        return image._is_agreed
+
+    image = ControllerImage(7, {1: 1, 2: 2}, lambda _topic: False, own=(1, 1), timeout_ms=1_000)
+    two, three = {1: 1, 2: 2}, {1: 1, 2: 2, 3: 3}
+    assert look(two, two)
+    assert not look(three, two)
+    assert [image.give_up(now_ms) for now_ms in (1_000, 3_999, 4_000, 5_000)] == [[], [], [2], []]
+    assert look(three, two)
+    assert look(two, two)
+    assert not look(three, two)
 
 
 async def test_many_partitions_take_few_transactions(world, autojump_clock):

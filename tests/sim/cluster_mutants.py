@@ -105,7 +105,7 @@ CLUSTER_MUTANTS = {
         8, (ReplicaPart, "_is_settled", _always), (Leadership, "is_known", _always)
     ),
     "a session that counts again is not noticed": _from(90, (Registration, "registered", _wait_for_another_session)),
-    "who is still counted is preferred to who is back": _from(0, (ControllerImage, "_awaited", _nobody)),
+    "who is still counted is preferred to who is back": _from(0, (ControllerImage, "_silent", _nobody)),
     "coordinators answer before their replicas know": _from(6, (journal, "Append", partial(Append, acks=LEADER_ONLY))),
     "in-sync sets are written over whatever there is": _from(51, (isr, "_operations", _over_everything)),
 }
